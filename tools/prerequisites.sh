@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Says in one line what is missing before minutes are spent. What Debian has is installed where we may.
+set -euo pipefail
+
+fail() {
+	echo "$1" >&2
+	exit 1
+}
+command -v go >/dev/null || fail "Go is missing: install Go 1.26 or newer (https://go.dev/dl), then run make again"
+minor=$(go env GOVERSION | sed -E 's/^go1\.([0-9]+).*/\1/')
+[ "$minor" -ge 26 ] || fail "Go 1.26 or newer is needed, here is $(go env GOVERSION)"
+
+missing=()
+command -v gcc >/dev/null || missing+=(gcc libc6-dev) # the race detector
+command -v npm >/dev/null || missing+=(npm)           # brings the ClickHouse engine
+command -v git >/dev/null || missing+=(git)
+if [ ${#missing[@]} -gt 0 ]; then
+	command -v apt-get >/dev/null || fail "missing: ${missing[*]}: install them, then run make again"
+	sudo=
+	[ "$(id -u)" = 0 ] || sudo=sudo
+	echo "==> installing ${missing[*]} (apt)"
+	{ $sudo apt-get update && $sudo env DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "${missing[@]}"; } >/tmp/tipstaff-apt.$$.log 2>&1 ||
+		fail "cannot install ${missing[*]}: see /tmp/tipstaff-apt.$$.log, or install them by hand"
+	rm -f /tmp/tipstaff-apt.$$.log
+fi
