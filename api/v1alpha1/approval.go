@@ -1,0 +1,165 @@
+package v1alpha1
+
+import metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+// Labels on an Approval.
+const (
+	LabelFingerprint = "tipstaff.dev/fingerprint" // first 40 hex digits of it
+	LabelRunKey      = "tipstaff.dev/run-key"
+)
+
+// Fingerprint stands for exactly one request: identity, run, operation,
+// object, options and content. It is 64 lower-case hex digits (SHA-256).
+type Fingerprint string
+
+// Label is the fingerprint as a label value, which Kubernetes caps at 63 characters.
+func (f Fingerprint) Label() string { return string(f)[:min(40, len(f))] }
+
+// Approval is one held request of one agent run, and what people decided on it.
+//
+// +kubebuilder:object:root=true
+// +kubebuilder:resource:scope=Cluster,shortName=apr
+// +kubebuilder:subresource:status
+// +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Risk",type=string,JSONPath=`.spec.risk`
+// +kubebuilder:printcolumn:name="Action",type=string,JSONPath=`.spec.action`
+// +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.spec.agent.user`
+// +kubebuilder:printcolumn:name="Run",type=string,JSONPath=`.spec.agent.run`
+// +kubebuilder:printcolumn:name="Owner",type=string,JSONPath=`.spec.agent.owner`,priority=1
+// +kubebuilder:printcolumn:name="Rule",type=string,JSONPath=`.spec.rule`,priority=1
+// +kubebuilder:printcolumn:name="Expires",type=date,JSONPath=`.spec.expiresAt`,priority=1
+// +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
+type Approval struct {
+	metav1.TypeMeta   `json:",inline"`
+	metav1.ObjectMeta `json:"metadata,omitempty"`
+
+	// Spec is what was asked. It never changes.
+	// +kubebuilder:validation:XValidation:rule="self == oldSelf",message="an approval's spec never changes"
+	Spec ApprovalSpec `json:"spec"`
+	// Status is what was decided. Decisions are only added.
+	// +optional
+	Status ApprovalStatus `json:"status,omitempty"`
+}
+
+// ApprovalSpec is what was asked, by whom, and who may decide.
+type ApprovalSpec struct {
+	// Fingerprint binds the approval to exactly this request.
+	// +kubebuilder:validation:Pattern=`^[0-9a-f]{64}$`
+	Fingerprint Fingerprint `json:"fingerprint"`
+	// Agent is who asked.
+	Agent Agent `json:"agent"`
+	// Request is what was asked for.
+	Request Request `json:"request"`
+	// Action is the request in one line: "delete namespace prod".
+	// +kubebuilder:validation:MaxLength=1024
+	Action string `json:"action"`
+	// Diff is the change, masked, as a unified diff of YAML.
+	// +optional
+	// +kubebuilder:validation:MaxLength=262144
+	Diff string `json:"diff,omitempty"`
+	// DiffBytes is the whole diff's size; it is larger than Diff where that is cut.
+	// +optional
+	DiffBytes int64 `json:"diffBytes,omitempty"`
+	// Rule is the rule that held the request.
+	Rule string `json:"rule"`
+	// Risk is the rule's word for how bad it can get.
+	// +optional
+	Risk Risk `json:"risk,omitempty"`
+	// Message is the rule's explanation for the approver.
+	// +optional
+	Message string `json:"message,omitempty"`
+	// Approvers are the groups whose members may decide.
+	// +kubebuilder:validation:MinItems=1
+	Approvers []string `json:"approvers"`
+	// Quorum is how many different people must approve.
+	// +kubebuilder:validation:Minimum=1
+	Quorum int32 `json:"quorum"`
+	// ExpiresAt ends the approval, decided or not.
+	ExpiresAt metav1.Time `json:"expiresAt"`
+}
+
+// Risk is how bad a held change can get.
+// +kubebuilder:validation:Enum=low;medium;high;critical
+type Risk string
+
+// Request names the request that was held.
+type Request struct {
+	// Operation is CREATE, UPDATE, DELETE or CONNECT.
+	// +kubebuilder:validation:Enum=CREATE;UPDATE;DELETE;CONNECT
+	Operation   string `json:"operation"`
+	Group       string `json:"group,omitempty"`
+	Version     string `json:"version"`
+	Resource    string `json:"resource"`
+	Subresource string `json:"subresource,omitempty"`
+	Namespace   string `json:"namespace,omitempty"`
+	Name        string `json:"name,omitempty"`
+}
+
+// Phase is where an approval stands.
+// +kubebuilder:validation:Enum=Pending;Approved;Denied;Expired;Used
+type Phase string
+
+const (
+	PhasePending  Phase = "Pending"
+	PhaseApproved Phase = "Approved" // enough people approved; not used yet
+	PhaseDenied   Phase = "Denied"   // one approver denied it: final
+	PhaseExpired  Phase = "Expired"  // its time ran out undecided or unused: final
+	PhaseUsed     Phase = "Used"     // its one request went through: final
+)
+
+// Verdict is one person's decision.
+// +kubebuilder:validation:Enum=Approve;Deny
+type Verdict string
+
+const (
+	VerdictApprove Verdict = "Approve"
+	VerdictDeny    Verdict = "Deny"
+)
+
+// Decision is one person's word on an approval.
+type Decision struct {
+	// By is the person's username at the API server.
+	// +kubebuilder:validation:MinLength=1
+	By string `json:"by"`
+	// Verdict is Approve or Deny.
+	Verdict Verdict `json:"verdict"`
+	// Reason is the person's reason; a denial needs one.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Reason string `json:"reason,omitempty"`
+	// At is when it was decided.
+	At metav1.Time `json:"at"`
+	// Via is the way it came: kubectl, web or slack.
+	// +kubebuilder:validation:Enum=kubectl;web;slack
+	Via string `json:"via"`
+}
+
+// Use is the one request that an approval let through.
+type Use struct {
+	// RequestUID is the AdmissionReview's uid.
+	RequestUID string `json:"requestUID"`
+	// At is when it went through.
+	At metav1.Time `json:"at"`
+}
+
+// ApprovalStatus is what was decided. Phase is for people and printer columns;
+// Tipstaff itself decides from Decisions, Use and the expiry.
+type ApprovalStatus struct {
+	// +optional
+	Phase Phase `json:"phase,omitempty"`
+	// +optional
+	// +listType=atomic
+	// +kubebuilder:validation:MaxItems=64
+	Decisions []Decision `json:"decisions,omitempty"`
+	// +optional
+	Use *Use `json:"use,omitempty"`
+}
+
+// ApprovalList is a list of approvals.
+//
+// +kubebuilder:object:root=true
+type ApprovalList struct {
+	metav1.TypeMeta `json:",inline"`
+	metav1.ListMeta `json:"metadata,omitempty"`
+	Items           []Approval `json:"items"`
+}

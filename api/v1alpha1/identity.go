@@ -1,0 +1,139 @@
+package v1alpha1
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+// Names that an agent's identity is made of. RBAC rules, matchConditions and
+// queries use them literally.
+const (
+	// UserPrefix starts every agent's username: agent:<issuer>:<subject>.
+	UserPrefix = "agent:"
+	// GroupPrefix starts every group that Tipstaff gives out.
+	GroupPrefix = "tipstaff:"
+	// GroupAgents is the group of every agent.
+	GroupAgents = "tipstaff:agents"
+	// GroupProxied is added by the proxy alone; a token never yields it. Only
+	// it may read the kinds whose values are masked.
+	GroupProxied = "tipstaff:proxied"
+	// GroupProfilePrefix starts the group of a profile.
+	GroupProfilePrefix = "tipstaff:profile:"
+	// GroupRunPrefix starts the group of one run: tipstaff:run:<key>.
+	GroupRunPrefix = "tipstaff:run:"
+
+	ExtraIssuer       = "tipstaff.dev/issuer"
+	ExtraRun          = "tipstaff.dev/run"
+	ExtraModel        = "tipstaff.dev/model"
+	ExtraOwner        = "tipstaff.dev/owner"
+	ExtraTask         = "tipstaff.dev/task"
+	ExtraCredentialID = "authentication.kubernetes.io/credential-id"
+)
+
+// Names of the audit annotations that the admission webhook sets. The API
+// server puts the webhook's own name and a slash before each
+// (Kubernetes, "Dynamic Admission Control", audit annotations).
+const (
+	// WebhookName is the name of the webhook that judges agents' changes.
+	WebhookName = "changes.tipstaff.dev"
+	// GuardWebhookName is the name of the webhook that guards Tipstaff's own objects.
+	GuardWebhookName = "guard.tipstaff.dev"
+
+	AnnotationVerdict   = "verdict"   // allowed, held, approved, denied
+	AnnotationRule      = "rule"      // the rule that decided
+	AnnotationApproval  = "approval"  // the Approval's name
+	AnnotationApprovers = "approvers" // comma-separated usernames who approved (or denied) it
+	AnnotationReason    = "reason"    // why it was denied
+)
+
+// RunKey stands for one run of one issuer where free text can't: in group
+// names and label values. It is 20 lower-case hex digits.
+type RunKey string
+
+// KeyOf gives the key of run as issuer names it.
+func KeyOf(issuer, run string) RunKey {
+	sum := sha256.Sum256([]byte(issuer + "\x00" + run))
+	return RunKey(hex.EncodeToString(sum[:10]))
+}
+
+// Agent is who stands behind a request: one run of one agent.
+type Agent struct {
+	// User is the username: agent:<issuer>:<subject>.
+	User string `json:"user"`
+	// Issuer is the configured name of the token's issuer.
+	Issuer string `json:"issuer"`
+	// Run is the run's id as its platform names it.
+	Run string `json:"run"`
+	// Model, Owner (the human on whose behalf) and Task are what the token
+	// says; empty where it says nothing.
+	Model string `json:"model,omitempty"`
+	Owner string `json:"owner,omitempty"`
+	Task  string `json:"task,omitempty"`
+	// Profile is the profile that the mapping chose.
+	Profile string `json:"profile,omitempty"`
+	// CredentialID names the token (JTI=…), never holds it.
+	CredentialID string `json:"credentialID,omitempty"`
+}
+
+// Key is the key of the agent's run.
+func (a Agent) Key() RunKey { return KeyOf(a.Issuer, a.Run) }
+
+// Groups are the groups that an agent's token yields, in a fixed order.
+func (a Agent) Groups() []string {
+	gs := []string{GroupAgents}
+	if a.Profile != "" {
+		gs = append(gs, GroupProfilePrefix+a.Profile)
+	}
+	return append(gs, GroupRunPrefix+string(a.Key()))
+}
+
+// Extra is the user's extra as a TokenReview answer or impersonation carries it.
+func (a Agent) Extra() map[string][]string {
+	extra := map[string][]string{}
+	for k, v := range map[string]string{
+		ExtraIssuer: a.Issuer, ExtraRun: a.Run, ExtraModel: a.Model, ExtraOwner: a.Owner,
+		ExtraTask: a.Task, ExtraCredentialID: a.CredentialID,
+	} {
+		if v != "" {
+			extra[k] = []string{v}
+		}
+	}
+	return extra
+}
+
+// IsAgent reports whether a user with these groups is an agent.
+func IsAgent(groups []string) bool {
+	for _, g := range groups {
+		if g == GroupAgents {
+			return true
+		}
+	}
+	return false
+}
+
+// AgentOf reads the agent back from a user that the API server reports (in an
+// AdmissionReview or an audit event). False means that the user is no agent.
+// An agent whose run is missing is still an agent: the caller must refuse it
+// where a run is needed.
+func AgentOf(username string, groups []string, extra map[string][]string) (Agent, bool) {
+	if !IsAgent(groups) {
+		return Agent{}, false
+	}
+	first := func(key string) string {
+		if v := extra[key]; len(v) > 0 {
+			return v[0]
+		}
+		return ""
+	}
+	a := Agent{
+		User: username, Issuer: first(ExtraIssuer), Run: first(ExtraRun), Model: first(ExtraModel),
+		Owner: first(ExtraOwner), Task: first(ExtraTask), CredentialID: first(ExtraCredentialID),
+	}
+	for _, g := range groups {
+		if p, ok := strings.CutPrefix(g, GroupProfilePrefix); ok {
+			a.Profile = p
+		}
+	}
+	return a, true
+}
