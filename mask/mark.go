@@ -1,0 +1,125 @@
+package mask
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"sort"
+	"strings"
+)
+
+const (
+	// MarkPrefix starts every mark.
+	MarkPrefix = "tipstaff-masked-"
+	// markLen is a multiple of three, so that a mark's base64 needs no padding.
+	markLen = len(MarkPrefix) + 20
+	// minKeyBytes is the output size of SHA-256 (RFC 2104 section 3).
+	minKeyBytes = 32
+)
+
+// base64Prefix is how the base64 of every mark starts: the part of it that
+// MarkPrefix alone determines.
+var base64Prefix = base64.StdEncoding.EncodeToString([]byte(MarkPrefix[:len(MarkPrefix)/3*3]))
+
+// Masker makes marks under one cluster's key.
+type Masker struct{ key []byte }
+
+// New gives a masker for a key of 32 bytes or more.
+func New(key []byte) (*Masker, error) {
+	if len(key) < minKeyBytes {
+		return nil, fmt.Errorf("mask key has %d bytes, %d or more are needed", len(key), minKeyBytes)
+	}
+	return &Masker{key: append([]byte(nil), key...)}, nil
+}
+
+// Scope gives the marks of one run: equal values have equal marks in it, and
+// others in any other run.
+func (m *Masker) Scope(run string) *Scoped {
+	h := hmac.New(sha256.New, m.key)
+	h.Write([]byte(run))
+	return &Scoped{key: h.Sum(nil)}
+}
+
+// Scoped makes the marks of one run. It is safe for concurrent use.
+type Scoped struct{ key []byte }
+
+// String gives the mark of v. A mark stays what it is, so masking twice is
+// masking once. The empty string has nothing to hide and stays empty.
+func (s *Scoped) String(v string) string {
+	if v == "" || isMark(v) {
+		return v
+	}
+	h := hmac.New(sha256.New, s.key)
+	h.Write([]byte(v))
+	return MarkPrefix + hex.EncodeToString(h.Sum(nil)[:10])
+}
+
+// base64 gives the base64 of the mark of what v is the base64 of.
+func (s *Scoped) base64(v string) string {
+	plain, err := base64.StdEncoding.DecodeString(v)
+	if err != nil {
+		plain = []byte(v)
+	}
+	return base64.StdEncoding.EncodeToString([]byte(s.String(string(plain))))
+}
+
+func isMark(v string) bool {
+	if len(v) != markLen || !strings.HasPrefix(v, MarkPrefix) {
+		return false
+	}
+	_, err := hex.DecodeString(v[len(MarkPrefix):])
+	return err == nil
+}
+
+// HasMark reports whether a mark, or the base64 of something that holds one,
+// stands anywhere in v.
+func HasMark(v string) bool {
+	if strings.Contains(v, MarkPrefix) || strings.Contains(v, base64Prefix) {
+		return true
+	}
+	// A mark inside a longer base64 text shows only when that is decoded.
+	if len(v) < markLen {
+		return false
+	}
+	plain, err := base64.StdEncoding.DecodeString(v)
+	return err == nil && strings.Contains(string(plain), MarkPrefix)
+}
+
+// ContainsMark finds the first mark in a decoded JSON value, names included,
+// and gives its path, such as data.password or items[2].data.token.
+func ContainsMark(v any) (path string, found bool) {
+	switch v := v.(type) {
+	case string:
+		return "", HasMark(v)
+	case []any:
+		for i, e := range v {
+			if p, ok := ContainsMark(e); ok {
+				return join(fmt.Sprintf("[%d]", i), p), true
+			}
+		}
+	case map[string]any:
+		keys := make([]string, 0, len(v))
+		for k := range v {
+			keys = append(keys, k)
+		}
+		sort.Strings(keys)
+		for _, k := range keys {
+			if HasMark(k) {
+				return k, true
+			}
+			if p, ok := ContainsMark(v[k]); ok {
+				return join(k, p), true
+			}
+		}
+	}
+	return "", false
+}
+
+func join(a, b string) string {
+	if b == "" || b[0] == '[' {
+		return a + b
+	}
+	return a + "." + b
+}

@@ -1,0 +1,118 @@
+package proxy
+
+import (
+	"errors"
+	"fmt"
+	"mime"
+	"net/http"
+	"net/url"
+	"path"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/apiserver/pkg/endpoints/request"
+)
+
+// notOffered are the subresources whose answers are no objects: they can't be
+// masked by structure.
+var notOffered = map[string]bool{"log": true, "exec": true, "attach": true, "portforward": true, "proxy": true}
+
+// checkPath refuses paths that two readers could take for two different
+// requests: the proxy decides by one reading, the API server acts by another.
+func checkPath(u *url.URL) error {
+	p := u.Path
+	if p == "" || p[0] != '/' {
+		return errors.New("the path must start with a slash")
+	}
+	if clean := path.Clean(p); clean != p && clean+"/" != p {
+		return errors.New("the path must be clean: no empty, . or .. elements")
+	}
+	escaped := strings.ToLower(u.EscapedPath())
+	for _, bad := range []string{"%2f", "%2e", "%25", "%5c", "%00", "%0a", "%0d"} {
+		if strings.Contains(escaped, bad) {
+			return fmt.Errorf("the path must not hold the escape %s", bad)
+		}
+	}
+	return nil
+}
+
+// offered refuses what the proxy doesn't offer.
+func offered(r *http.Request, info *request.RequestInfo) *apierrors.StatusError {
+	if r.Header.Get("Upgrade") != "" {
+		return forbidden(info, "upgraded connections are not offered through the proxy")
+	}
+	if info.Verb == "proxy" || notOffered[info.Subresource] {
+		return forbidden(info, fmt.Sprintf("%s/%s is not offered through the proxy yet", info.Resource, info.Subresource))
+	}
+	return nil
+}
+
+func forbidden(info *request.RequestInfo, why string) *apierrors.StatusError {
+	return apierrors.NewForbidden(schema.GroupResource{Group: info.APIGroup, Resource: info.Resource}, info.Name, errors.New(why))
+}
+
+// passesPlain reports whether the path serves no objects, so that its answer
+// is passed as it stands whatever its type.
+func passesPlain(info *request.RequestInfo) bool {
+	if info.IsResourceRequest {
+		return false
+	}
+	for _, p := range []string{"/openapi/", "/healthz", "/livez", "/readyz"} {
+		if strings.HasPrefix(info.Path, p) {
+			return true
+		}
+	}
+	return info.Path == "/version" || info.Path == "/version/"
+}
+
+// narrowAccept keeps of an Accept header (RFC 9110 section 12.5.1) what the
+// masker can read. False means that nothing is left.
+func narrowAccept(values []string) (string, bool) {
+	var kept []string
+	some := false
+	for _, v := range values {
+		for part := range strings.SplitSeq(v, ",") {
+			if part = strings.TrimSpace(part); part == "" {
+				continue
+			}
+			some = true
+			mt, params, err := mime.ParseMediaType(part)
+			if err != nil {
+				continue
+			}
+			switch mt {
+			case "*/*", "application/*":
+				kept = append(kept, "application/json")
+			case "application/json":
+				kept = append(kept, mime.FormatMediaType(mt, params))
+			}
+		}
+	}
+	if !some {
+		return "application/json", true
+	}
+	return strings.Join(kept, ", "), len(kept) > 0
+}
+
+func notAcceptable() *apierrors.StatusError {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
+		Message: "the proxy masks what agents read and answers in application/json only: ask for that",
+	}}
+}
+
+// cleanHeaders removes what could say who the client is, or who asks on whose
+// behalf: the proxy alone says that. The impersonation headers come after.
+func cleanHeaders(h http.Header) {
+	for name := range h {
+		lower := strings.ToLower(name)
+		if lower == "authorization" || lower == "cookie" ||
+			strings.HasPrefix(lower, "impersonate-") || strings.HasPrefix(lower, "x-remote-") ||
+			// A header name with an underscore is read as one with a hyphen by some servers.
+			strings.Contains(lower, "_") {
+			delete(h, name)
+		}
+	}
+}

@@ -1,0 +1,123 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"strconv"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/tipstaff-dev/tipstaff/mask"
+)
+
+// bufferBytes is how much of a list is gathered before it is passed on.
+const bufferBytes = 32 << 10
+
+// maskAnswer replaces the answer's body by its masked form, read as it comes.
+func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo) error {
+	if resp.StatusCode == http.StatusSwitchingProtocols {
+		_ = resp.Body.Close() // nothing of it is wanted
+		return fmt.Errorf("the API server switched protocols unasked")
+	}
+	if resp.Body == http.NoBody || resp.Request.Method == http.MethodHead ||
+		resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+		return nil
+	}
+	mt, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if enc := resp.Header.Get("Content-Encoding"); err != nil || mt != "application/json" || enc != "" && enc != "identity" {
+		return p.replaceAnswer(resp)
+	}
+	resp.Header.Del("Content-Length")
+	resp.ContentLength = -1
+	src := resp.Body
+	pr, pw := io.Pipe()
+	go func() {
+		out := &valueWriter{Writer: bufio.NewWriterSize(pw, bufferBytes)}
+		err := scoped.JSONOf(info.Resource, info.Subresource, out, src)
+		if err == nil {
+			err = out.Writer.Flush()
+		}
+		if err != nil {
+			// The reader is cut off here: what was buffered is whole values, or
+			// items that were masked, but their end would look like the list's.
+			p.log.Warn("answer cut: it could not be masked", "resource", info.Resource, "error", err)
+		}
+		_ = pw.CloseWithError(err) // never fails
+	}()
+	resp.Body = &maskedBody{PipeReader: pr, src: src}
+	return nil
+}
+
+// valueWriter passes on what is buffered when the masker has finished a value.
+type valueWriter struct{ *bufio.Writer }
+
+// Flush is what mask calls after each value; an error comes up at the next write.
+func (v *valueWriter) Flush() { _ = v.Writer.Flush() } // bufio keeps the error
+
+// maskedBody ends the masker's goroutine and the connection to the API server
+// when the client goes away.
+type maskedBody struct {
+	*io.PipeReader
+	src io.Closer
+}
+
+// Close closes both ends.
+func (b *maskedBody) Close() error {
+	_ = b.PipeReader.Close() // never fails
+	return b.src.Close()
+}
+
+// replaceAnswer puts a Status in the place of an answer that can't be masked.
+// An error keeps its code; its text is dropped, it may quote an object.
+func (p *Proxy) replaceAnswer(resp *http.Response) error {
+	_ = resp.Body.Close() // nothing of it is wanted
+	code, message := resp.StatusCode, "the API server's answer is no JSON, so it can't be masked: it was not passed on"
+	if code < http.StatusBadRequest {
+		code = http.StatusBadGateway
+	}
+	body, err := json.Marshal(statusOf(&apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: int32(code), Message: message, //nolint:gosec // an HTTP status code
+	}}))
+	if err != nil {
+		return fmt.Errorf("encode status: %w", err)
+	}
+	retry, audit := resp.Header.Get("Retry-After"), resp.Header.Get("Audit-Id")
+	resp.StatusCode, resp.Status = code, strconv.Itoa(code)+" "+http.StatusText(code)
+	resp.Header = http.Header{"Content-Type": {"application/json"}}
+	if retry != "" {
+		resp.Header.Set("Retry-After", retry)
+	}
+	if audit != "" {
+		resp.Header.Set("Audit-Id", audit)
+	}
+	resp.ContentLength = int64(len(body))
+	resp.Header.Set("Content-Length", strconv.Itoa(len(body)))
+	resp.Body = io.NopCloser(bytes.NewReader(body))
+	return nil
+}
+
+// statusOf is the error as the API server itself would send it.
+func statusOf(err *apierrors.StatusError) *metav1.Status {
+	st := err.Status()
+	st.TypeMeta = metav1.TypeMeta{Kind: "Status", APIVersion: "v1"}
+	return &st
+}
+
+func writeStatus(w http.ResponseWriter, err *apierrors.StatusError) {
+	st := statusOf(err)
+	body, merr := json.Marshal(st)
+	if merr != nil {
+		w.WriteHeader(http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(int(st.Code))
+	_, _ = w.Write(body) // a client that is gone needs no answer
+}

@@ -1,0 +1,20 @@
+// Package proxy lets agents read the cluster without its secrets. It verifies
+// the agent's token itself, impersonates the agent at the API server with one
+// group more (tipstaff:proxied, which no token yields), and masks every JSON
+// answer on its way back.
+//
+// It promises that no answer passes which mask could not read, that nothing a
+// client sends becomes part of the identity it is given, and that a request
+// whose identity can't be set is refused, never sent with the proxy's own
+// rights. A mark that a client sends back is refused with the field that holds
+// it.
+//
+// It refuses, with a Kubernetes Status that says so: other answers than JSON
+// (the Accept header is narrowed; OpenAPI, version and health paths are passed
+// as they are, they hold no objects), upgraded connections, and pods' logs,
+// exec, attach, port-forward and the proxy subresources, which are not offered
+// through it yet. Paths that two readers could read differently get 400.
+//
+// When the API server can't be reached it answers 503; when an answer can't be
+// masked midway, the connection is cut.
+package proxy

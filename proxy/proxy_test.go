@@ -1,0 +1,374 @@
+package proxy
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"testing"
+
+	"k8s.io/client-go/rest"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/mask"
+)
+
+const planted = "hunter2-PLANTED"
+
+var planted64 = base64.StdEncoding.EncodeToString([]byte(planted))
+
+var agent = v1alpha1.Agent{User: "agent:demo:bot", Issuer: "demo", Run: "r1", Owner: "ann@example.com", Profile: "default"}
+
+type oneToken struct{}
+
+func (oneToken) Authenticate(_ context.Context, token string) (v1alpha1.Agent, error) {
+	if token != "good" {
+		return v1alpha1.Agent{}, errors.New("token refused: unknown")
+	}
+	return agent, nil
+}
+
+// front serves a proxy before a backend that stands in for the API server; the
+// real one comes in e2e.
+func front(t *testing.T, backend http.HandlerFunc) (*httptest.Server, *mask.Masker) {
+	t.Helper()
+	up := httptest.NewTLSServer(backend)
+	t.Cleanup(up.Close)
+	masker, err := mask.New(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ca bytes.Buffer
+	ca.WriteString("-----BEGIN CERTIFICATE-----\n")
+	ca.WriteString(base64.StdEncoding.EncodeToString(up.Certificate().Raw))
+	ca.WriteString("\n-----END CERTIFICATE-----\n")
+	p, err := New(Config{}, &rest.Config{Host: up.URL, BearerToken: "proxys-own", TLSClientConfig: rest.TLSClientConfig{CAData: ca.Bytes()}},
+		oneToken{}, masker, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(p.Handler())
+	t.Cleanup(srv.Close)
+	return srv, masker
+}
+
+func call(t *testing.T, srv *httptest.Server, method, path string, header http.Header, body string) (*http.Response, string) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), method, srv.URL+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header = header.Clone()
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	if req.Header.Get("Authorization") == "" {
+		req.Header.Set("Authorization", "Bearer good")
+	}
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := io.ReadAll(resp.Body)
+	_ = resp.Body.Close()
+	if err != nil {
+		return resp, string(b) + " CUT"
+	}
+	return resp, string(b)
+}
+
+func reply(contentType, body string) http.HandlerFunc {
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", contentType)
+		_, _ = io.WriteString(w, body)
+	}
+}
+
+// mustNotCall fails the test when the request reaches the API server.
+func mustNotCall(t *testing.T) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		t.Errorf("%s %s reached the API server", r.Method, r.URL)
+		w.WriteHeader(http.StatusTeapot)
+	}
+}
+
+func TestTheClientCannotSayWhoItIs(t *testing.T) {
+	t.Parallel()
+	var got http.Header
+	srv, _ := front(t, func(w http.ResponseWriter, r *http.Request) {
+		got = r.Header.Clone()
+		reply("application/json", `{"kind":"PodList","items":[]}`)(w, r)
+	})
+	resp, body := call(t, srv, "GET", "/api/v1/pods", http.Header{
+		"Impersonate-User":        {"system:admin"},
+		"Impersonate-Group":       {"system:masters"},
+		"Impersonate-Uid":         {"0"},
+		"Impersonate-Extra-Scope": {"all"},
+		"impersonate-extra-odd":   {"all"},
+		"X-Remote-User":           {"root"},
+		"X-Remote-Group":          {"system:masters"},
+		"Impersonate_user":        {"root"},
+		"Connection":              {"keep-alive, Impersonate-User, Impersonate-Group, Accept"},
+		"Cookie":                  {"a=b"},
+		"Accept":                  {"application/vnd.kubernetes.protobuf,application/json"},
+	}, "")
+	if resp.StatusCode != 200 {
+		t.Fatalf("%d %s", resp.StatusCode, body)
+	}
+	want := map[string]string{
+		"Impersonate-User":                        "agent:demo:bot",
+		"Impersonate-Group":                       strings.Join(append(agent.Groups(), "tipstaff:proxied"), ","),
+		"Impersonate-Uid":                         "",
+		"Impersonate-Extra-Scope":                 "",
+		"Impersonate-Extra-Odd":                   "",
+		"Impersonate-Extra-Tipstaff.dev%2frun":    "r1",
+		"Impersonate-Extra-Tipstaff.dev%2fissuer": "demo",
+		"Impersonate-Extra-Tipstaff.dev%2fowner":  "ann@example.com",
+		"X-Remote-User":                           "",
+		"X-Remote-Group":                          "",
+		"Impersonate_user":                        "",
+		"Cookie":                                  "",
+		"Authorization":                           "Bearer proxys-own",
+		"Accept":                                  "application/json",
+		"Accept-Encoding":                         "identity",
+	}
+	for k, v := range want {
+		if g := strings.Join(got.Values(k), ","); g != v {
+			t.Errorf("%s: got %q, want %q", k, g, v)
+		}
+	}
+	for k := range got {
+		if strings.HasPrefix(strings.ToLower(k), "impersonate") && want[k] == "" {
+			t.Errorf("%s came through", k)
+		}
+	}
+}
+
+func TestNoTokenNoRequest(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, mustNotCall(t))
+	for _, h := range []http.Header{
+		{"Authorization": {"Bearer bad"}},
+		{"Authorization": {"Basic Z29vZA=="}},
+		{"Authorization": {"Bearer "}},
+		{"Authorization": {"Bearer good", "Bearer good"}},
+	} {
+		resp, body := call(t, srv, "GET", "/api/v1/pods", h, "")
+		if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(body, `"kind":"Status"`) {
+			t.Errorf("%v: %d %s", h, resp.StatusCode, body)
+		}
+	}
+}
+
+func TestRefusedBeforeTheAPIServer(t *testing.T) {
+	t.Parallel()
+	mark := mask.MarkPrefix + "0123456789abcdef0123"
+	mark64 := base64.StdEncoding.EncodeToString([]byte(mark))
+	for _, tc := range []struct {
+		name, method, path string
+		header             http.Header
+		body               string
+		code               int
+		says               string
+	}{
+		{"a path with an empty element", "GET", "/api/v1//secrets", nil, "", 400, "clean"},
+		{"a path with dots", "GET", "/api/v1/pods/../secrets", nil, "", 400, "clean"},
+		{"a path with an encoded slash", "GET", "/api/v1/namespaces/a%2Fsecrets", nil, "", 400, "%2f"},
+		{"a path with encoded dots", "GET", "/api/v1/pods/%2e%2e/secrets", nil, "", 400, "clean"},
+		{"logs", "GET", "/api/v1/namespaces/a/pods/p/log", nil, "", 403, "pods/log is not offered"},
+		{"exec", "POST", "/api/v1/namespaces/a/pods/p/exec?command=env", nil, "", 403, "pods/exec is not offered"},
+		{"a pod's proxy", "GET", "/api/v1/namespaces/a/pods/p/proxy/env", nil, "", 403, "not offered"},
+		{"a node's proxy", "GET", "/api/v1/nodes/n/proxy/runningpods", nil, "", 403, "not offered"},
+		{"a legacy proxy path", "GET", "/api/v1/proxy/nodes/n/x", nil, "", 403, "not offered"},
+		{"a watch over WebSocket", "GET", "/api/v1/secrets?watch=1", http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}}, "", 403, "upgraded"},
+		{"protobuf only", "GET", "/api/v1/secrets", http.Header{"Accept": {"application/vnd.kubernetes.protobuf"}}, "", 406, "application/json only"},
+		{"CBOR only", "GET", "/api/v1/secrets", http.Header{"Accept": {"application/cbor"}}, "", 406, "application/json only"},
+		{"a mark in data", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"data":{"k":"` + mark64 + `"}}`, 403, "data.k holds a mark"},
+		{"a mark in a YAML apply", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: \"x" + mark + "\"\n", 403, "stringData.k holds a mark"},
+		{"a mark in a JSON patch", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json-patch+json"}}, `[{"op":"add","path":"/data/k","value":"` + mark64 + `"}]`, 403, "[0].value holds a mark"},
+		{"a mark in protobuf", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/vnd.kubernetes.protobuf"}}, "k8s\x00\x01" + mark, 403, "holds a mark"},
+		{"a body too large", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, strings.Repeat(" ", maxBodyBytes+1), 413, "larger"},
+		{"a compressed body", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Encoding": {"gzip"}}, "x", 415, "compressed"},
+		{"a body of an unknown type", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/cbor"}}, "x", 415, "JSON, YAML"},
+		{"a body that is no JSON", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, "{", 400, "no JSON"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			srv, _ := front(t, mustNotCall(t))
+			resp, body := call(t, srv, tc.method, tc.path, tc.header, tc.body)
+			if resp.StatusCode != tc.code || !strings.Contains(body, tc.says) || !strings.Contains(body, `"kind":"Status"`) {
+				t.Errorf("got %d %s, want %d %q", resp.StatusCode, body, tc.code, tc.says)
+			}
+		})
+	}
+}
+
+func TestI7_AnswersAreMaskedOrNotPassed(t *testing.T) {
+	t.Parallel()
+	secret := `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s"},"data":{"k":"` + planted64 + `"}}`
+	for _, tc := range []struct {
+		name, path, contentType, body string
+		code                          int
+		has                           string
+	}{
+		{"one Secret", "/api/v1/namespaces/a/secrets/s", "application/json", secret, 200, `"name":"s"`},
+		{"a list", "/api/v1/secrets", "application/json", `{"kind":"SecretList","items":[` + secret + `,{"data":{"k":"` + planted64 + `"}}]}`, 200, `"name":"s"`},
+		{"a watch", "/api/v1/secrets?watch=true", "application/json;stream=watch", `{"type":"ADDED","object":` + secret + "}\n", 200, `"ADDED"`},
+		{"a legacy watch path", "/api/v1/watch/secrets", "application/json", `{"type":"ADDED","object":` + secret + "}\n", 200, `"ADDED"`},
+		{"a Secret in YAML is not passed", "/api/v1/namespaces/a/secrets/s", "application/yaml", "data:\n  k: " + planted64, 502, "not passed on"},
+		{"a Secret in protobuf is not passed", "/api/v1/namespaces/a/secrets/s", "application/vnd.kubernetes.protobuf", "k8s\x00" + planted, 502, "not passed on"},
+		{"an answer without a type is not passed", "/api/v1/namespaces/a/secrets/s", "", secret, 502, "not passed on"},
+		{"JSON that breaks off is cut", "/api/v1/secrets", "application/json", `{"kind":"SecretList","items":[{"data":{"k":"` + planted64 + `"`, 200, "CUT"},
+		{"the version passes as it is", "/version", "application/json", `{"major":"1"}`, 200, `"major"`},
+		{"OpenAPI passes as it is", "/openapi/v2", "application/com.github.proto", "proto", 200, "proto"},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			srv, _ := front(t, reply(tc.contentType, tc.body))
+			resp, body := call(t, srv, "GET", tc.path, nil, "")
+			if resp.StatusCode != tc.code || !strings.Contains(body, tc.has) {
+				t.Errorf("got %d %s, want %d %q", resp.StatusCode, body, tc.code, tc.has)
+			}
+			if strings.Contains(body, planted) || strings.Contains(body, planted64) {
+				t.Errorf("the value passed: %s", body)
+			}
+		})
+	}
+}
+
+func TestTextErrorsKeepTheirCodeButNotTheirText(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Retry-After", "7")
+		http.Error(w, "too many, said "+planted, http.StatusTooManyRequests)
+	})
+	resp, body := call(t, srv, "GET", "/api/v1/secrets", nil, "")
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "7" || strings.Contains(body, planted) {
+		t.Errorf("got %d %v %s", resp.StatusCode, resp.Header, body)
+	}
+}
+
+func TestWatchEventsArriveOneByOne(t *testing.T) {
+	t.Parallel()
+	next := make(chan struct{})
+	srv, _ := front(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		for i := range 3 {
+			_, _ = fmt.Fprintf(w, `{"type":"ADDED","object":{"kind":"Secret","metadata":{"name":"s%d"},"data":{"k":"%s"}}}`+"\n", i, planted64)
+			w.(http.Flusher).Flush()
+			select {
+			case <-next: // the client has seen it
+			case <-r.Context().Done():
+				return
+			}
+		}
+	})
+	req, err := http.NewRequestWithContext(t.Context(), "GET", srv.URL+"/api/v1/secrets?watch=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer good")
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	for i := range 3 {
+		if !lines.Scan() || !strings.Contains(lines.Text(), fmt.Sprintf("s%d", i)) || strings.Contains(lines.Text(), planted64) {
+			t.Fatalf("event %d: %q %v", i, lines.Text(), lines.Err())
+		}
+		next <- struct{}{}
+	}
+}
+
+func TestALeavingClientEndsTheRequestAtTheAPIServer(t *testing.T) {
+	t.Parallel()
+	gone := make(chan struct{})
+	srv, _ := front(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"type":"BOOKMARK","object":{"kind":"Pod"}}`+"\n")
+		w.(http.Flusher).Flush()
+		<-r.Context().Done()
+		close(gone)
+	})
+	ctx, cancel := context.WithCancel(t.Context())
+	req, err := http.NewRequestWithContext(ctx, "GET", srv.URL+"/api/v1/pods?watch=1", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer good")
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	_ = resp.Body.Close()
+	<-gone // the test's own time limit is the bound
+}
+
+func TestNarrowAccept(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		name, in, want string
+		ok             bool
+	}{
+		{"nothing asked means JSON", "", "application/json", true},
+		{"anything means JSON", "*/*", "application/json", true},
+		{"protobuf goes, JSON stays", "application/vnd.kubernetes.protobuf;as=Table, application/json", "application/json", true},
+		{"a table stays a table", "application/json;as=Table;v=v1;g=meta.k8s.io,application/json", "application/json; as=Table; g=meta.k8s.io; v=v1, application/json", true},
+		{"YAML alone leaves nothing", "application/yaml", "", false},
+		{"rubbish leaves nothing", ";;", "", false},
+	} {
+		got, ok := narrowAccept([]string{tc.in})
+		if got != tc.want || ok != tc.ok {
+			t.Errorf("%s: got %q %v", tc.name, got, ok)
+		}
+	}
+}
+
+// FuzzCheckPath: a path that is taken reads the same before and after cleaning
+// and unescaping.
+func FuzzCheckPath(f *testing.F) {
+	for _, s := range []string{"/api/v1/pods", "/api//v1", "/api/%2e%2e/x", "/a%2fb", "/a%252fb", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, in string) {
+		u, err := url.ParseRequestURI(in)
+		if err != nil || checkPath(u) != nil {
+			return
+		}
+		for _, part := range strings.Split(strings.Trim(u.Path, "/"), "/") {
+			if part == "." || part == ".." || part == "" && u.Path != "/" {
+				t.Errorf("%q was taken", in)
+			}
+		}
+		if strings.Count(u.Path, "/") != strings.Count(u.EscapedPath(), "/") {
+			t.Errorf("%q has other elements when unescaped", in)
+		}
+	})
+}
+
+func FuzzHeaders(f *testing.F) {
+	f.Add("Impersonate-User", "x")
+	f.Add("x-remote-extra-a", "x")
+	f.Add("IMPERSONATE_GROUP", "x")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		h := http.Header{name: {value}}
+		cleanHeaders(h)
+		for k := range h {
+			if n := strings.ReplaceAll(strings.ToLower(k), "_", "-"); strings.HasPrefix(n, "impersonate-") || strings.HasPrefix(n, "x-remote-") {
+				t.Errorf("%q came through", k)
+			}
+		}
+		_, _ = narrowAccept([]string{value})
+	})
+}
