@@ -1,0 +1,201 @@
+package authn
+
+import (
+	"crypto/x509"
+	"errors"
+	"io/fs"
+	"net"
+	"net/url"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
+)
+
+// Defaults of the optional settings.
+const (
+	defaultMaxTokenAge = 24 * time.Hour
+	defaultClockSkew   = 30 * time.Second
+	maxClockSkew       = 10 * time.Minute
+)
+
+// algorithms that an issuer may use: signatures with a public key, nothing else.
+// HMAC would let whoever knows the "public" secret sign; "none" anyone.
+var algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"}
+
+var defaultAlgorithms = []string{"RS256", "ES256"}
+
+// issuerName keeps an issuer's name unambiguous inside agent:<issuer>:<subject>.
+var issuerName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// Config is the "authn" section of the file.
+type Config struct {
+	// Listen is the TLS address to serve TokenReviews on, host:port.
+	Listen string `json:"listen"`
+	// TLS is the server's certificate, and the CA of the client certificates
+	// that callers must present.
+	TLS httpserve.TLS `json:"tls"`
+	// Issuers are the OIDC issuers whose tokens are agents' tokens.
+	Issuers []Issuer `json:"issuers"`
+}
+
+// Issuer is one OIDC issuer.
+type Issuer struct {
+	// Name stands for the issuer in usernames: agent:<name>:<subject>.
+	// Lower-case letters, digits and hyphens. Changing it changes every username.
+	Name string `json:"name"`
+	// URL is the issuer exactly as its tokens' iss claim has it, https only.
+	URL string `json:"url"`
+	// CAFile holds the PEM certificates that sign the issuer's own certificate.
+	// Empty means the system's.
+	CAFile string `json:"caFile,omitempty"`
+	// Audiences: a token must be meant for at least one of them. The API server
+	// must list one of them in its --api-audiences.
+	Audiences []string `json:"audiences"`
+	// Algorithms that tokens may be signed with. Empty means RS256 and ES256.
+	Algorithms []string `json:"algorithms,omitempty"`
+	// MaxTokenAge refuses tokens issued longer ago, whenever they expire. Zero means 24h.
+	MaxTokenAge metav1.Duration `json:"maxTokenAge,omitempty"`
+	// ClockSkew is by how much the issuer's clock may differ. Zero means 30s, at most 10m.
+	ClockSkew metav1.Duration `json:"clockSkew,omitempty"`
+	// Mappings say who a token stands for. The first whose match is true decides.
+	Mappings []Mapping `json:"mappings"`
+}
+
+// Mapping says, in CEL over the variable claims, who a token stands for.
+// Kubernetes' CEL libraries are there. An expression that fails, such as one
+// that reads a claim which isn't there, refuses the token: write
+// claims.?model.orValue("") for what may be missing.
+type Mapping struct {
+	// Match says whether this mapping is for the token. Empty means true.
+	Match string `json:"match,omitempty"`
+	// Subject is the last part of the username. Empty means claims.sub.
+	Subject string `json:"subject,omitempty"`
+	// Run is the run's id. Required: an agent without a run is refused.
+	Run string `json:"run"`
+	// Model is the language model that the agent says it runs. Empty means unknown.
+	Model string `json:"model,omitempty"`
+	// Owner is the person on whose behalf the run acts. Empty means unknown.
+	Owner string `json:"owner,omitempty"`
+	// Task is what the run is for. Empty means unknown.
+	Task string `json:"task,omitempty"`
+	// Profile names what the run may do. Empty means 'default'.
+	Profile string `json:"profile,omitempty"`
+}
+
+// Validate reports everything wrong with c. It changes nothing; it reads the
+// files that c names.
+func (c *Config) Validate(at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if c.Listen == "" {
+		errs = append(errs, field.Required(at.Child("listen"), `address to serve on, such as ":8443"`))
+	} else if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+		errs = append(errs, field.Invalid(at.Child("listen"), c.Listen, `must be host:port, such as ":8443"`))
+	}
+	errs = append(errs, c.TLS.Validate(at.Child("tls"), true)...)
+	if len(c.Issuers) == 0 {
+		errs = append(errs, field.Required(at.Child("issuers"), "at least one issuer of agents' tokens"))
+	}
+	names, urls := map[string]bool{}, map[string]bool{}
+	for i := range c.Issuers {
+		is, at := &c.Issuers[i], at.Child("issuers").Index(i)
+		errs = append(errs, is.validate(at)...)
+		if is.Name != "" && names[is.Name] {
+			errs = append(errs, field.Duplicate(at.Child("name"), is.Name))
+		}
+		if is.URL != "" && urls[is.URL] {
+			errs = append(errs, field.Duplicate(at.Child("url"), is.URL))
+		}
+		names[is.Name], urls[is.URL] = true, true
+	}
+	return errs
+}
+
+func (is *Issuer) validate(at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	switch {
+	case is.Name == "":
+		errs = append(errs, field.Required(at.Child("name"), "stands in usernames: agent:<name>:<subject>"))
+	case !issuerName.MatchString(is.Name):
+		errs = append(errs, field.Invalid(at.Child("name"), is.Name, "must be at most 63 lower-case letters, digits and hyphens"))
+	case is.Name == "system":
+		errs = append(errs, field.Invalid(at.Child("name"), is.Name, "is reserved for Kubernetes"))
+	}
+	if is.URL == "" {
+		errs = append(errs, field.Required(at.Child("url"), "the issuer exactly as in its tokens' iss claim"))
+	} else if why := badIssuerURL(is.URL); why != "" {
+		errs = append(errs, field.Invalid(at.Child("url"), is.URL, why))
+	}
+	if is.CAFile != "" {
+		if _, err := readCA(is.CAFile); err != nil {
+			errs = append(errs, field.Invalid(at.Child("caFile"), is.CAFile, err.Error()))
+		}
+	}
+	if len(is.Audiences) == 0 {
+		errs = append(errs, field.Required(at.Child("audiences"), "without one, a token meant for another service would be an identity here"))
+	}
+	for i, aud := range is.Audiences {
+		if aud == "" {
+			errs = append(errs, field.Required(at.Child("audiences").Index(i), "must not be empty"))
+		}
+	}
+	for i, alg := range is.Algorithms {
+		if !slices.Contains(algorithms, alg) {
+			errs = append(errs, field.NotSupported(at.Child("algorithms").Index(i), alg, algorithms))
+		}
+	}
+	if is.MaxTokenAge.Duration < 0 {
+		errs = append(errs, field.Invalid(at.Child("maxTokenAge"), is.MaxTokenAge.Duration.String(), "must not be negative; leave out for 24h"))
+	}
+	if d := is.ClockSkew.Duration; d < 0 || d > maxClockSkew {
+		errs = append(errs, field.Invalid(at.Child("clockSkew"), d.String(), "must be between 0 and 10m; leave out for 30s"))
+	}
+	if len(is.Mappings) == 0 {
+		errs = append(errs, field.Required(at.Child("mappings"), "at least one, or none of the issuer's tokens is anybody's"))
+	}
+	for i := range is.Mappings {
+		_, faults := compile(&is.Mappings[i], at.Child("mappings").Index(i))
+		errs = append(errs, faults...)
+	}
+	return errs
+}
+
+func badIssuerURL(s string) string {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil:
+		return "is not a URL"
+	case u.Scheme != "https":
+		return "must be https"
+	case u.Host == "":
+		return "needs a host"
+	case u.User != nil:
+		return "must not carry a user or password"
+	case u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
+		return "must have neither query nor fragment (OpenID Connect Discovery 1.0 section 3, issuer)"
+	}
+	return ""
+}
+
+// readCA reads PEM certificates. Its errors don't repeat the name, which the
+// field already shows.
+func readCA(name string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(name)
+	if err != nil {
+		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+			err = pathErr.Err
+		}
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, errors.New("holds no PEM certificate")
+	}
+	return pool, nil
+}
