@@ -1,0 +1,153 @@
+package approvals
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/apimachinery/pkg/watch"
+	"k8s.io/client-go/tools/cache"
+	"k8s.io/client-go/util/workqueue"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+// Run watches approvals, wakes waiters, keeps status.phase true and removes
+// what finished longer than the retention ago, until ctx is done. An API server
+// that is away, or lacks the CRD, is waited for: Run never ends because of it.
+// Several replicas may run it: every write is conditional.
+func (s *Store) Run(ctx context.Context) error {
+	if err := s.learnSelf(ctx); err != nil {
+		return nil //nolint:nilerr // only a done ctx ends it: that is the clean end of Run
+	}
+	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]())
+	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			l := &v1alpha1.ApprovalList{}
+			return l, s.client.List(ctx, l, &client.ListOptions{Raw: &o})
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return s.client.Watch(ctx, &v1alpha1.ApprovalList{}, &client.ListOptions{Raw: &o})
+		},
+	}, s.client), &v1alpha1.Approval{}, 0, cache.Indexers{})
+	changed := func(obj any) {
+		if name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
+			s.wake(name)
+			queue.Add(name)
+		}
+	}
+	if _, err := informer.AddEventHandler(cache.ResourceEventHandlerFuncs{
+		AddFunc: changed, UpdateFunc: func(_, obj any) { changed(obj) }, DeleteFunc: changed,
+	}); err != nil {
+		return fmt.Errorf("watch approvals: %w", err)
+	}
+	err := informer.SetWatchErrorHandlerWithContext(func(ctx context.Context, _ *cache.Reflector, err error) {
+		s.log.WarnContext(ctx, "watch of approvals broke, trying again", "error", err)
+	})
+	if err != nil {
+		return fmt.Errorf("watch approvals: %w", err)
+	}
+
+	var group wait.Group
+	group.StartWithContext(ctx, informer.RunWithContext)
+	group.StartWithContext(ctx, func(ctx context.Context) {
+		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
+			s.synced.Store(true)
+			s.log.InfoContext(ctx, "approvals loaded", "user", s.whoami())
+		}
+	})
+	group.StartWithContext(ctx, func(ctx context.Context) {
+		for s.work(ctx, queue, informer.GetStore()) {
+		}
+	})
+	<-ctx.Done()
+	queue.ShutDown()
+	group.Wait()
+	return nil
+}
+
+// learnSelf asks for tipstaff's own username until it is told.
+func (s *Store) learnSelf(ctx context.Context) error {
+	backoff := wait.Backoff{Duration: 200 * time.Millisecond, Factor: 2, Cap: 5 * time.Second, Steps: 6, Jitter: 0.1}
+	return backoff.DelayFunc().Until(ctx, true, false, func(ctx context.Context) (bool, error) {
+		name, err := Whoami(ctx, s.client)
+		if err != nil {
+			s.log.WarnContext(ctx, "own identity is not known yet, trying again", "error", err)
+			return false, nil
+		}
+		s.self.Store(&name)
+		return true, nil
+	})
+}
+
+// work takes one name from the queue; false means that the queue is shut.
+func (s *Store) work(ctx context.Context, queue workqueue.TypedRateLimitingInterface[string], seen cache.Store) bool {
+	name, shut := queue.Get()
+	if shut {
+		return false
+	}
+	defer queue.Done(name)
+	obj, ok, err := seen.GetByKey(name)
+	if err != nil || !ok {
+		queue.Forget(name)
+		return true
+	}
+	a, ok := obj.(*v1alpha1.Approval)
+	if !ok {
+		queue.Forget(name)
+		return true
+	}
+	again, err := s.reconcile(ctx, a.DeepCopy())
+	switch {
+	case err != nil && ctx.Err() == nil:
+		s.log.WarnContext(ctx, "approval could not be kept up to date, trying again", "approval", name, "error", err)
+		queue.AddRateLimited(name)
+	case again > 0:
+		queue.Forget(name)
+		queue.AddAfter(name, again)
+	default:
+		queue.Forget(name)
+	}
+	return true
+}
+
+// reconcile brings status.phase to the truth and removes what is over. It
+// returns when to look again; zero means at the next change. a may be old: its
+// resourceVersion makes a write on a newer one a conflict.
+func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Duration, error) {
+	now := s.now()
+	phase := State(a, now)
+	if Final(phase) {
+		if over := finishedAt(a).Add(s.retention); !now.Before(over) {
+			err := s.client.Delete(ctx, a, client.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion})
+			if err = ignore(err); err != nil {
+				return 0, fmt.Errorf("remove: %w", err)
+			}
+			return 0, nil
+		}
+	}
+	if a.Status.Phase != phase {
+		a.Status.Phase = phase
+		if err := ignore(s.client.Status().Update(ctx, a)); err != nil {
+			return 0, fmt.Errorf("set phase %s: %w", phase, err)
+		}
+	}
+	if Final(phase) {
+		return finishedAt(a).Add(s.retention).Sub(now) + time.Second, nil
+	}
+	return a.Spec.ExpiresAt.Sub(now) + time.Millisecond, nil
+}
+
+// ignore drops what the next watch event settles: somebody else wrote or removed it.
+func ignore(err error) error {
+	if err == nil || apierrors.IsConflict(err) || apierrors.IsNotFound(err) || errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}

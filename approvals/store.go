@@ -1,0 +1,259 @@
+package approvals
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/rest"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+// maxOrdinal bounds how many approvals one fingerprint may have at once,
+// finished ones included; a run that repeats a request more often within the
+// retention is refused.
+const maxOrdinal = 1000
+
+// useAttempts bounds the conflicts that one use sits out: each is somebody
+// else's write on the same approval, and there are few who write.
+const useAttempts = 10
+
+// Store keeps approvals in the API server.
+type Store struct {
+	client    client.WithWatch
+	retention time.Duration
+	now       func() time.Time
+	log       *slog.Logger
+
+	self   atomic.Pointer[string]
+	synced atomic.Bool
+
+	mu      sync.Mutex
+	waiters map[string]map[chan struct{}]struct{} // by approval name
+}
+
+// NewStore makes a store on the API server that kubeconfig names. It opens no
+// connection: Run does, and until it has, every answer is an error.
+func NewStore(kubeconfig *rest.Config, cfg Config, log *slog.Logger) (*Store, error) {
+	c, err := NewClient(kubeconfig)
+	if err != nil {
+		return nil, err
+	}
+	return newStore(c, cfg, log), nil
+}
+
+func newStore(c client.WithWatch, cfg Config, log *slog.Logger) *Store {
+	retention := cfg.Retention.Duration
+	if retention == 0 {
+		retention = DefaultRetention
+	}
+	return &Store{
+		client: c, retention: retention, now: time.Now, log: log,
+		waiters: map[string]map[chan struct{}]struct{}{},
+	}
+}
+
+// Guard serves POST /guard: the validating webhook over the store's objects.
+func (s *Store) Guard() http.Handler {
+	return (&guard{self: s.whoami, now: s.now, log: s.log}).handler()
+}
+
+// HasSynced reports whether the store watches approvals and knows its own name.
+func (s *Store) HasSynced() bool { return s.synced.Load() && s.whoami() != "" }
+
+func (s *Store) whoami() string {
+	if p := s.self.Load(); p != nil {
+		return *p
+	}
+	return ""
+}
+
+// ErrNotReady means that the store does not watch yet. Refuse and let the caller try again.
+var ErrNotReady = errors.New("approvals are not loaded yet")
+
+// Ensure finds the approval that answers for spec's fingerprint, or opens one.
+// Its status.phase says where it stands. Any number of callers and replicas
+// converge on one: its name comes from the fingerprint, and the API server
+// gives a name once.
+//
+// What is pending or approved answers. So does a denial until its approval
+// would have expired: asking again at once is not a new question. After one
+// that was used or expired, or under changed terms (rule, approvers, quorum),
+// the next is opened.
+func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+	if !s.HasSynced() {
+		return nil, ErrNotReady
+	}
+	var l v1alpha1.ApprovalList
+	if err := s.client.List(ctx, &l, client.MatchingLabels{v1alpha1.LabelFingerprint: spec.Fingerprint.Label()}); err != nil {
+		return nil, fmt.Errorf("find approvals for %s: %w", spec.Fingerprint.Label(), err)
+	}
+	taken := map[string]bool{}
+	var answer *v1alpha1.Approval
+	for i := range l.Items {
+		a := &l.Items[i]
+		taken[a.Name] = true
+		if s.answers(a, spec) && (answer == nil || a.Name < answer.Name) {
+			answer = a
+		}
+	}
+	if answer != nil {
+		return s.seen(answer), nil
+	}
+	for ordinal := range maxOrdinal {
+		name := nameOf(spec.Fingerprint, ordinal)
+		if taken[name] {
+			continue
+		}
+		a := &v1alpha1.Approval{
+			ObjectMeta: metav1.ObjectMeta{Name: name, Labels: map[string]string{
+				v1alpha1.LabelFingerprint: spec.Fingerprint.Label(),
+				v1alpha1.LabelRunKey:      string(spec.Agent.Key()),
+			}},
+			Spec: spec,
+		}
+		err := s.client.Create(ctx, a)
+		if err == nil {
+			s.log.InfoContext(ctx, "approval opened", "approval", name, "run", spec.Agent.Run, "rule", spec.Rule)
+			return s.seen(a), nil
+		}
+		if !apierrors.IsAlreadyExists(err) {
+			return nil, fmt.Errorf("open approval %s: %w", name, err)
+		}
+		a = &v1alpha1.Approval{}
+		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
+			return nil, fmt.Errorf("read approval %s: %w", name, err)
+		}
+		if s.answers(a, spec) {
+			return s.seen(a), nil
+		}
+	}
+	return nil, fmt.Errorf("request %s was opened %d times already", spec.Fingerprint.Label(), maxOrdinal)
+}
+
+// answers reports whether a is the answer to spec, given or to come.
+func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec) bool {
+	if a.Spec.Fingerprint != spec.Fingerprint || a.Spec.Rule != spec.Rule || a.Spec.Quorum != spec.Quorum ||
+		!slices.Equal(a.Spec.Approvers, spec.Approvers) || a.DeletionTimestamp != nil {
+		return false
+	}
+	now := s.now()
+	switch State(a, now) {
+	case v1alpha1.PhasePending, v1alpha1.PhaseApproved:
+		return true
+	case v1alpha1.PhaseDenied:
+		return now.Before(a.Spec.ExpiresAt.Time)
+	}
+	return false
+}
+
+// seen gives a with its phase as of now.
+func (s *Store) seen(a *v1alpha1.Approval) *v1alpha1.Approval {
+	a.Status.Phase = State(a, s.now())
+	return a
+}
+
+// nameOf is the same in every replica. Ten digits are short enough to say on
+// the phone; two fingerprints that meet in one are told apart by the spec.
+func nameOf(fp v1alpha1.Fingerprint, ordinal int) string {
+	sum := sha256.Sum256([]byte(string(fp) + "/" + strconv.Itoa(ordinal)))
+	return hex.EncodeToString(sum[:5])
+}
+
+// Wait returns when the approval is no longer pending or when ctx is done,
+// with the state last read and no error. An error means that its state could
+// not be read even once, or that it is gone.
+func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, error) {
+	wake, stop := s.subscribe(name)
+	defer stop()
+	var last *v1alpha1.Approval
+	for {
+		a := &v1alpha1.Approval{}
+		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
+			if last != nil && ctx.Err() != nil {
+				return s.seen(last), nil
+			}
+			return nil, fmt.Errorf("read approval %s: %w", name, err)
+		}
+		last = s.seen(a)
+		if last.Status.Phase != v1alpha1.PhasePending {
+			return last, nil
+		}
+		select {
+		case <-ctx.Done():
+			return s.seen(last), nil
+		case <-wake:
+		}
+	}
+}
+
+// Use takes the approval for the request of that uid: one conditional update,
+// so that of any number of callers one gets it. It got it if the answer's
+// status.use names requestUID; otherwise the answer says what stands instead.
+// An error means that nothing is known: refuse.
+func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error) {
+	for range useAttempts {
+		a := &v1alpha1.Approval{}
+		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
+			return nil, fmt.Errorf("read approval %s: %w", name, err)
+		}
+		if State(a, s.now()) != v1alpha1.PhaseApproved {
+			return s.seen(a), nil
+		}
+		a.Status.Use = &v1alpha1.Use{RequestUID: requestUID, At: metav1.NewTime(s.now().UTC().Truncate(time.Second))}
+		a.Status.Phase = v1alpha1.PhaseUsed
+		// The resourceVersion read above goes with it: any write in between is a conflict.
+		err := s.client.Status().Update(ctx, a)
+		if err == nil {
+			s.log.InfoContext(ctx, "approval used", "approval", name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule)
+			return s.seen(a), nil
+		}
+		if !apierrors.IsConflict(err) {
+			return nil, fmt.Errorf("use approval %s: %w", name, err)
+		}
+	}
+	return nil, fmt.Errorf("use approval %s: too many conflicts", name)
+}
+
+// subscribe gives a channel that gets a token whenever the approval changes.
+func (s *Store) subscribe(name string) (<-chan struct{}, func()) {
+	ch := make(chan struct{}, 1)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.waiters[name] == nil {
+		s.waiters[name] = map[chan struct{}]struct{}{}
+	}
+	s.waiters[name][ch] = struct{}{}
+	return ch, func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.waiters[name], ch)
+		if len(s.waiters[name]) == 0 {
+			delete(s.waiters, name)
+		}
+	}
+}
+
+func (s *Store) wake(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ch := range s.waiters[name] {
+		select {
+		case ch <- struct{}{}:
+		default: // it has a token already
+		}
+	}
+}

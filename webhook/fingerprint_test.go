@@ -1,0 +1,178 @@
+package webhook
+
+import (
+	"strings"
+	"testing"
+
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+func fingerprintOf(t testing.TB, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) v1alpha1.Fingerprint {
+	t.Helper()
+	r, err := open(req, agent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newObj, oldObj := normalised(req, r.object, r.oldObject)
+	fp, err := fingerprint(req, agent, newObj, oldObj, r.options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(fp) != 64 {
+		t.Fatalf("fingerprint %q", fp)
+	}
+	return fp
+}
+
+const (
+	updateLine = "UPDATE apps/deployments shop web"
+	newDeploy  = "{kind: Deployment, metadata: {name: web, uid: u1, resourceVersion: '7', generation: 2, managedFields: [{manager: a}]}, spec: {replicas: 3}, status: {ready: 1}}"
+	oldDeploy  = "{kind: Deployment, metadata: {name: web, uid: u1, resourceVersion: '7'}, spec: {replicas: 1}}"
+)
+
+func TestI3_AnyChangeIsAnotherRequest(t *testing.T) {
+	t.Parallel()
+	base := fingerprintOf(t, request(t, updateLine, newDeploy, oldDeploy), testAgent)
+	type in struct {
+		line, object, old, options string
+		agent                      v1alpha1.Agent
+		req                        func(*admissionv1.AdmissionRequest)
+	}
+	replace := func(s, from, to string) string {
+		if !strings.Contains(s, from) {
+			t.Fatalf("%q is not in %q", from, s)
+		}
+		return strings.ReplaceAll(s, from, to)
+	}
+	differ := map[string]func(*in){
+		"another user":                         func(i *in) { i.agent.User = "agent:ci:other" },
+		"another issuer":                       func(i *in) { i.agent.Issuer = "other" },
+		"another run":                          func(i *in) { i.agent.Run = "run-2" },
+		"another profile":                      func(i *in) { i.agent.Profile = "wide" },
+		"another operation":                    func(i *in) { i.line = replace(i.line, "UPDATE", "CREATE") },
+		"another group":                        func(i *in) { i.line = replace(i.line, "apps/", "batch/") },
+		"another resource":                     func(i *in) { i.line = replace(i.line, "deployments", "daemonsets") },
+		"another subresource":                  func(i *in) { i.line = replace(i.line, "deployments", "deployments/scale") },
+		"another version":                      func(i *in) { i.req = func(r *admissionv1.AdmissionRequest) { r.Resource.Version = "v2" } },
+		"another kind":                         func(i *in) { i.req = func(r *admissionv1.AdmissionRequest) { r.Kind.Kind = "X" } },
+		"another namespace":                    func(i *in) { i.line = replace(i.line, "shop", "bank") },
+		"another name":                         func(i *in) { i.line = replace(i.line, " web", " api") },
+		"other options":                        func(i *in) { i.options = `{"propagationPolicy":"Orphan"}` },
+		"another new value":                    func(i *in) { i.object = replace(i.object, "replicas: 3", "replicas: 4") },
+		"a field more":                         func(i *in) { i.object = replace(i.object, "replicas: 3", "replicas: 3, paused: true") },
+		"a number made a string":               func(i *in) { i.object = replace(i.object, "replicas: 3", "replicas: '3'") },
+		"a label more":                         func(i *in) { i.object = replace(i.object, "uid: u1", "uid: u1, labels: {a: b}") },
+		"another old value":                    func(i *in) { i.old = replace(i.old, "replicas: 1", "replicas: 2") },
+		"an object made anew":                  func(i *in) { i.old = replace(i.old, "u1", "u2") },
+		"the objects swapped":                  func(i *in) { i.object, i.old = i.old, i.object },
+		"the status, where it is what changes": func(i *in) { i.line = replace(i.line, "deployments", "deployments/status") },
+	}
+	seen := map[v1alpha1.Fingerprint]string{base: "the request itself"}
+	build := func(f func(*in)) v1alpha1.Fingerprint {
+		i := in{line: updateLine, object: newDeploy, old: oldDeploy, agent: testAgent}
+		f(&i)
+		req := request(t, i.line, i.object, i.old)
+		req.Options.Raw = []byte(i.options)
+		if i.req != nil {
+			i.req(req)
+		}
+		return fingerprintOf(t, req, i.agent)
+	}
+	for name, f := range differ {
+		fp := build(f)
+		if other, ok := seen[fp]; ok {
+			t.Errorf("%s has the fingerprint of %s", name, other)
+		}
+		seen[fp] = name
+	}
+	same := map[string]func(*in){
+		"the same again":           func(*in) {},
+		"another resourceVersion":  func(i *in) { i.object, i.old = replace(i.object, "'7'", "'8'"), replace(i.old, "'7'", "'8'") },
+		"another generation":       func(i *in) { i.object = replace(i.object, "generation: 2", "generation: 3") },
+		"other managedFields":      func(i *in) { i.object = replace(i.object, "manager: a", "manager: b") },
+		"another status":           func(i *in) { i.object = replace(i.object, "ready: 1", "ready: 2") },
+		"another token of the run": func(i *in) { i.agent.CredentialID = "JTI=2" },
+		"another review of it":     func(i *in) { i.req = func(r *admissionv1.AdmissionRequest) { r.UID = "uid-2" } },
+	}
+	for name, f := range same {
+		if build(f) != base {
+			t.Errorf("%s has another fingerprint", name)
+		}
+	}
+}
+
+func TestI3_StatusCountsWhereItIsWhatChanges(t *testing.T) {
+	t.Parallel()
+	line := strings.Replace(updateLine, "deployments", "deployments/status", 1)
+	a := fingerprintOf(t, request(t, line, newDeploy, oldDeploy), testAgent)
+	b := fingerprintOf(t, request(t, line, strings.Replace(newDeploy, "ready: 1", "ready: 2", 1), oldDeploy), testAgent)
+	if a == b {
+		t.Error("two statuses, one fingerprint")
+	}
+}
+
+func TestRetriesOfACreateMatch(t *testing.T) {
+	t.Parallel()
+	pod := func(uid, name, volume, mount string) string {
+		return "{metadata: {generateName: p-, name: p-" + name + ", uid: " + uid + ", creationTimestamp: '2026-01-01T00:00:0" + name + "Z', labels: {controller-uid: " + uid + "}}, " +
+			"spec: {volumes: [{name: kube-api-access-" + volume + ", projected: {}}, {name: data}], containers: [{volumeMounts: [{name: kube-api-access-" + mount + ", mountPath: /t}, {name: data, mountPath: /d}]}]}}"
+	}
+	const line = "CREATE core/pods shop -"
+	first := fingerprintOf(t, request(t, line, pod("u1", "1", "abcde", "abcde"), ""), testAgent)
+	if fingerprintOf(t, request(t, line, pod("u2", "2", "vwxyz", "vwxyz"), ""), testAgent) != first {
+		t.Error("a retry with a fresh uid, name and service-account volume has another fingerprint")
+	}
+	if fingerprintOf(t, request(t, line, pod("u2", "2", "vwxyz", "other"), ""), testAgent) == first {
+		t.Error("another mount has the same fingerprint")
+	}
+	if fingerprintOf(t, request(t, line, strings.Replace(pod("u2", "2", "vwxyz", "vwxyz"), "/t", "/x", 1), ""), testAgent) == first {
+		t.Error("another mount path has the same fingerprint")
+	}
+	if fingerprintOf(t, request(t, "CREATE core/pods shop p-1", pod("u1", "1", "abcde", "abcde"), ""), testAgent) == first {
+		t.Error("a name that was asked for is left out")
+	}
+}
+
+func FuzzReview(f *testing.F) {
+	for _, req := range []*admissionv1.AdmissionRequest{
+		request(f, updateLine, newDeploy, oldDeploy),
+		request(f, deleteNamespace, "", "{kind: Namespace}"),
+		request(f, "CONNECT core/pods/exec shop p", "{command: [sh]}", ""),
+		request(f, "CREATE core/pods shop", "{metadata: {generateName: x}, spec: {volumes: [{name: kube-api-access-a}]}}", ""),
+		request(f, "UPDATE core/secrets shop s", "{kind: Secret, data: {a: Yg==}}", "{kind: Secret}"),
+	} {
+		f.Add(mustJSON(f, admissionv1.AdmissionReview{Request: req}))
+		f.Add(append([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":`), append(mustJSON(f, req), '}')...))
+	}
+	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{"spec":{"volumes":7,"containers":[null]},"metadata":[]}}}`))
+	w := newWebhook(f, &fakeApprovals{t: f, ensure: inPhase(v1alpha1.PhaseDenied)}, notRevoked, Config{Default: Hold})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		req, err := readRequest(strings.NewReader(string(b)))
+		if (req == nil) == (err == nil) {
+			t.Fatalf("request %v with error %v", req, err)
+		}
+		if err != nil {
+			return
+		}
+		resp := w.answer(t.Context(), req)
+		if resp == nil || resp.UID != req.UID || !resp.Allowed && (resp.Result == nil || resp.Result.Code < 400) {
+			t.Fatalf("answer %+v", resp)
+		}
+		r, err := open(req, testAgent)
+		if err != nil {
+			return
+		}
+		newObj, oldObj := normalised(req, r.object, r.oldObject)
+		one, err := fingerprint(req, testAgent, newObj, oldObj, r.options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, _ := normalised(req, newObj, oldObj)
+		two, err := fingerprint(req, testAgent, again, oldObj, r.options)
+		if err != nil || one != two {
+			t.Fatalf("normalising twice gives another fingerprint: %s %s %v", one, two, err)
+		}
+	})
+}

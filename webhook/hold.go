@@ -1,0 +1,223 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+// Approvals finds, waits for and uses the approval of one exact request. The
+// status.phase of what it returns says where the approval stands now. An error
+// means that this could not be known, and the request is refused.
+type Approvals interface {
+	// Ensure finds the approval that answers for spec.Fingerprint, or opens one.
+	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error)
+	// Wait returns when it is no longer pending or ctx is done, then with the
+	// state last known and no error.
+	Wait(ctx context.Context, name string) (*v1alpha1.Approval, error)
+	// Use takes an approved one for the request of that uid, once. Who got it
+	// stands in status.use.
+	Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error)
+}
+
+const (
+	maxWaitersPerRun = 20
+	maxWaiters       = 1000
+
+	minRetryAfter = time.Second
+	maxRetryAfter = time.Minute
+)
+
+// waiters caps how many requests wait inline, per run and in all: each holds a
+// seat of the API server. Past a cap the 429 comes at once.
+type waiters struct {
+	mu    sync.Mutex
+	total int
+	byRun map[v1alpha1.RunKey]int
+}
+
+func (w *waiters) enter(run v1alpha1.RunKey) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.total >= maxWaiters || w.byRun[run] >= maxWaitersPerRun {
+		return false
+	}
+	if w.byRun == nil {
+		w.byRun = map[v1alpha1.RunKey]int{}
+	}
+	w.total++
+	w.byRun[run]++
+	return true
+}
+
+func (w *waiters) leave(run v1alpha1.RunKey) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.total--
+	if w.byRun[run]--; w.byRun[run] == 0 {
+		delete(w.byRun, run)
+	}
+}
+
+// retryAfter tells the client when to come back. It grows with the approval's
+// age, so that a quick decision is picked up within a second or two, and so
+// that client-go's ten retries, each after an inline wait of 3 s, cover more
+// than five minutes. One that could not wait inline backs off twice as fast.
+func retryAfter(age, left time.Duration, waited bool) time.Duration {
+	d := age
+	if waited {
+		d = age / 2
+	}
+	d = min(max(d, minRetryAfter), maxRetryAfter)
+	d = min(d, max(left, minRetryAfter))
+	return d.Round(time.Second)
+}
+
+// hold answers a request that a rule holds.
+func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1.AdmissionResponse, error) {
+	spec, err := w.spec(r, d)
+	if err != nil {
+		return nil, err
+	}
+	a, err := w.approvals.Ensure(ctx, spec)
+	if err != nil {
+		return nil, fmt.Errorf("find the approval: %w", err)
+	}
+	waited := false
+	if a.Status.Phase == v1alpha1.PhasePending && w.waiters.enter(r.agent.Key()) {
+		a, waited, err = w.wait(ctx, a)
+		w.waiters.leave(r.agent.Key())
+		if err != nil {
+			return nil, err
+		}
+	}
+	if a.Spec.Fingerprint != spec.Fingerprint {
+		return nil, fmt.Errorf("approval %s is for another request", a.Name)
+	}
+	if a.Status.Phase == v1alpha1.PhaseApproved {
+		return w.use(ctx, r, d, a)
+	}
+	return w.notYet(r, d, a, waited), nil
+}
+
+// wait waits inline for a decision, within the time that the review has.
+func (w *Webhook) wait(ctx context.Context, a *v1alpha1.Approval) (*v1alpha1.Approval, bool, error) {
+	inline, cancel := context.WithTimeout(ctx, w.inlineWait(ctx))
+	defer cancel()
+	decided, err := w.approvals.Wait(inline, a.Name)
+	switch {
+	case err == nil:
+		return decided, true, nil
+	case inline.Err() != nil && ctx.Err() == nil:
+		return a, true, nil // the wait was over before its first read; what Ensure saw stands
+	default:
+		return nil, true, fmt.Errorf("wait for approval %s: %w", a.Name, err)
+	}
+}
+
+// useReserve is left for using an approval after the inline wait.
+const useReserve = time.Second
+
+func (w *Webhook) inlineWait(ctx context.Context) time.Duration {
+	d := w.inline
+	if deadline, ok := ctx.Deadline(); ok {
+		d = min(d, time.Until(deadline)-useReserve)
+	}
+	return max(d, 0)
+}
+
+// use lets the request through if it gets the approval.
+func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Approval) (*admissionv1.AdmissionResponse, error) {
+	// The run may have been revoked while the request waited (I9).
+	if refused, err := w.revokedAnswer(r); refused != nil || err != nil {
+		return refused, err
+	}
+	used, err := w.approvals.Use(ctx, a.Name, string(r.req.UID))
+	if err != nil {
+		return nil, fmt.Errorf("use approval %s: %w", a.Name, err)
+	}
+	if used.Status.Phase != v1alpha1.PhaseUsed || used.Status.Use == nil || used.Status.Use.RequestUID != string(r.req.UID) {
+		return w.notYet(r, d, used, false), nil
+	}
+	by := approvers(used)
+	w.log.InfoContext(ctx, "change approved", "run", r.agent.Run, "rule", used.Spec.Rule, "approval", used.Name, "approvers", by)
+	return &admissionv1.AdmissionResponse{
+		UID: r.req.UID, Allowed: true,
+		Warnings: []string{visible(fmt.Sprintf("approved by %s (approval %s)", by, used.Name))},
+		AuditAnnotations: map[string]string{
+			v1alpha1.AnnotationVerdict: "approved", v1alpha1.AnnotationRule: used.Spec.Rule,
+			v1alpha1.AnnotationApproval: used.Name, v1alpha1.AnnotationApprovers: by,
+		},
+	}, nil
+}
+
+// notYet refuses with what stands: still held, denied, expired, or used by another.
+func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited bool) *admissionv1.AdmissionResponse {
+	notes := map[string]string{
+		v1alpha1.AnnotationRule: a.Spec.Rule, v1alpha1.AnnotationApproval: a.Name,
+	}
+	var resp *admissionv1.AdmissionResponse
+	switch a.Status.Phase {
+	case v1alpha1.PhaseDenied:
+		by, reason := denial(a)
+		resp = forbidden(r.req, deniedText(r.action, a), causes(ReasonDenied, a.Spec.Rule, a, true))
+		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationApprovers], notes[v1alpha1.AnnotationReason] = "denied", by, reason
+	case v1alpha1.PhaseExpired:
+		resp = forbidden(r.req, expiredText(r.action, a), causes(ReasonExpired, a.Spec.Rule, a, true))
+		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "expired"
+	default: // pending, or used by an identical request a moment ago: the next try opens the next approval
+		now := w.now()
+		after := retryAfter(now.Sub(a.CreationTimestamp.Time), a.Spec.ExpiresAt.Sub(now), waited)
+		resp = refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests,
+			heldText(r.action, a, d.failed), causes(ReasonHeld, a.Spec.Rule, a, false))
+		resp.Result.Details.RetryAfterSeconds = int32(after / time.Second)
+		notes[v1alpha1.AnnotationVerdict] = "held"
+	}
+	resp.AuditAnnotations = notes
+	return resp
+}
+
+// spec is the approval that this request needs.
+func (w *Webhook) spec(r *review, d decision) (v1alpha1.ApprovalSpec, error) {
+	newObj, oldObj := normalised(r.req, r.object, r.oldObject)
+	fp, err := fingerprint(r.req, r.agent, newObj, oldObj, r.options)
+	if err != nil {
+		return v1alpha1.ApprovalSpec{}, err
+	}
+	// What people see is computed from the same objects, masked after they were hashed (I7).
+	scope := w.masker.Scope(r.agent.Run)
+	for _, obj := range []map[string]any{newObj, oldObj} {
+		if obj != nil {
+			scope.Object(obj)
+		}
+	}
+	text, whole, err := diff(oldObj, newObj)
+	if err != nil {
+		return v1alpha1.ApprovalSpec{}, err
+	}
+	rule := Rule{Name: defaultRuleName, Approvers: []string{DefaultApprovers}}.withDefaults()
+	if d.rule != nil {
+		rule = d.rule.Rule
+	}
+	return v1alpha1.ApprovalSpec{
+		Fingerprint: fp,
+		Agent:       r.agent,
+		Request: v1alpha1.Request{
+			Operation: string(r.req.Operation),
+			Group:     r.req.Resource.Group, Version: r.req.Resource.Version, Resource: r.req.Resource.Resource,
+			Subresource: r.req.SubResource, Namespace: r.req.Namespace, Name: nameOf(r.req, r.object, r.oldObject),
+		},
+		Action: r.action, Diff: text, DiffBytes: whole,
+		Rule: rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
+		Approvers: rule.Approvers, Quorum: rule.Quorum,
+		// Seconds are what the API server keeps.
+		ExpiresAt: metav1.NewTime(w.now().Add(rule.TimeToLive.Duration).UTC().Truncate(time.Second)),
+	}, nil
+}

@@ -1,0 +1,117 @@
+package webhook
+
+import (
+	"fmt"
+	"strings"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+)
+
+// serviceAccountVolume starts the name of the volume that the ServiceAccount
+// admission plugin adds to each pod; a random end makes it new at each try
+// (kubernetes v1.37, plugin/pkg/admission/serviceaccount).
+const serviceAccountVolume = "kube-api-access-"
+
+// normalised gives copies of the new and the old object without what changes
+// from one try of the same request to the next and carries no meaning:
+// managedFields, resourceVersion, generation, creationTimestamp, status (unless
+// the request is about status) and, in an object about to be created, its fresh
+// uid and the server's random part of names. The old object keeps its uid: one
+// that was deleted and made again is another object.
+func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) (newObj, oldObj map[string]any) {
+	newObj, oldObj = runtime.DeepCopyJSON(object), runtime.DeepCopyJSON(oldObject)
+	for _, obj := range []map[string]any{newObj, oldObj} {
+		if obj == nil {
+			continue
+		}
+		if req.SubResource != "status" {
+			delete(obj, "status")
+		}
+		if meta, ok := obj["metadata"].(map[string]any); ok {
+			for _, key := range []string{"managedFields", "resourceVersion", "generation", "creationTimestamp", "selfLink"} {
+				delete(meta, key)
+			}
+		}
+	}
+	if req.Operation == admissionv1.Create && newObj != nil {
+		normaliseNew(req, newObj)
+	}
+	return newObj, oldObj
+}
+
+func normaliseNew(req *admissionv1.AdmissionRequest, obj map[string]any) {
+	if meta, ok := obj["metadata"].(map[string]any); ok {
+		if uid, ok := meta["uid"].(string); ok && uid != "" && req.SubResource == "" {
+			delete(meta, "uid")
+			// A Job's selector and labels carry its own uid.
+			replaceString(obj, uid, "(this object's uid)")
+		}
+		if generate, ok := meta["generateName"].(string); ok && generate != "" && req.Name == "" {
+			delete(meta, "name") // drawn at each try
+		}
+	}
+	if req.Resource.Group == "" && req.Resource.Resource == "pods" && req.SubResource == "" {
+		normaliseVolumes(obj)
+	}
+}
+
+// normaliseVolumes names a pod's service-account volumes by their order. The
+// mounts follow, so nothing but the name is lost: what a volume holds and
+// where it is mounted stays as it is.
+func normaliseVolumes(pod map[string]any) {
+	spec, _ := pod["spec"].(map[string]any)
+	volumes, _ := spec["volumes"].([]any)
+	renamed := map[string]string{}
+	for _, v := range volumes {
+		volume, _ := v.(map[string]any)
+		name, _ := volume["name"].(string)
+		if strings.HasPrefix(name, serviceAccountVolume) && renamed[name] == "" {
+			renamed[name] = fmt.Sprintf("%s(%d)", serviceAccountVolume, len(renamed))
+			volume["name"] = renamed[name]
+		}
+	}
+	if len(renamed) == 0 {
+		return
+	}
+	for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
+		containers, _ := spec[list].([]any)
+		for _, c := range containers {
+			container, _ := c.(map[string]any)
+			mounts, _ := container["volumeMounts"].([]any)
+			for _, m := range mounts {
+				mount, _ := m.(map[string]any)
+				if to := renamed[stringOf(mount["name"])]; to != "" {
+					mount["name"] = to
+				}
+			}
+		}
+	}
+}
+
+func stringOf(v any) string {
+	s, _ := v.(string)
+	return s
+}
+
+// replaceString replaces each string value equal to from, in place.
+func replaceString(v any, from, to string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for k, e := range v {
+			if s, ok := e.(string); ok && s == from {
+				v[k] = to
+			} else {
+				replaceString(e, from, to)
+			}
+		}
+	case []any:
+		for i, e := range v {
+			if s, ok := e.(string); ok && s == from {
+				v[i] = to
+			} else {
+				replaceString(e, from, to)
+			}
+		}
+	}
+}

@@ -1,0 +1,255 @@
+package webhook
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/mask"
+)
+
+// Revoked knows which runs are revoked. An error means that this is not known
+// (yet), and the request is refused.
+type Revoked interface {
+	Revoked(a v1alpha1.Agent) (reason string, revoked bool, err error)
+}
+
+// Names of what decides where no rule of the config does.
+const (
+	ownObjectsRule  = "tipstaff-objects" // built in: agents change nothing in tipstaff's API group
+	defaultRuleName = "default"
+)
+
+// Webhook judges agents' changes.
+type Webhook struct {
+	rules     []rule
+	fallback  Verdict
+	inline    time.Duration
+	approvals Approvals
+	revoked   Revoked
+	masker    *mask.Masker
+	waiters   waiters
+	now       func() time.Time
+	log       *slog.Logger
+}
+
+// New compiles the rules. It opens nothing.
+func New(cfg Config, approvals Approvals, revoked Revoked, masker *mask.Masker, log *slog.Logger) (*Webhook, error) {
+	if approvals == nil || revoked == nil || masker == nil {
+		return nil, errors.New("webhook needs approvals, revocations and a masker")
+	}
+	rules := cfg.Rules
+	if len(rules) == 0 {
+		var err error
+		if rules, err = DefaultRules(); err != nil {
+			return nil, err
+		}
+	}
+	compiled, errs := compileAll(rules, field.NewPath("webhook", "rules"))
+	if len(errs) > 0 {
+		return nil, errs.ToAggregate()
+	}
+	w := &Webhook{
+		rules: compiled, fallback: cfg.Default, inline: cfg.InlineWait.Duration,
+		approvals: approvals, revoked: revoked, masker: masker, now: time.Now, log: log,
+	}
+	if w.fallback == "" {
+		w.fallback = Allow
+	}
+	if w.inline == 0 {
+		w.inline = DefaultInlineWait
+	}
+	return w, nil
+}
+
+// Handler serves POST /changes.
+func (w *Webhook) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /changes", w.serve)
+	return mux
+}
+
+func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
+	ctx, cancel := context.WithTimeout(hr.Context(), budget(hr.URL.Query().Get("timeout")))
+	defer cancel()
+	req, err := readRequest(http.MaxBytesReader(rw, hr.Body, maxReviewBytes))
+	if err != nil {
+		w.log.WarnContext(ctx, "review refused", "error", err)
+		code := http.StatusBadRequest
+		if errors.As(err, new(*http.MaxBytesError)) {
+			code = http.StatusRequestEntityTooLarge
+		}
+		http.Error(rw, "not an admission review that can be judged", code)
+		return
+	}
+	out, err := json.Marshal(admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+		Response: w.answer(ctx, req),
+	})
+	if err != nil {
+		w.log.ErrorContext(ctx, "answer could not be encoded", "error", err)
+		http.Error(rw, "answer could not be encoded", http.StatusInternalServerError)
+		return
+	}
+	rw.Header().Set("Content-Type", "application/json")
+	_, _ = rw.Write(out) // a caller that is gone refuses by itself (failurePolicy: Fail)
+}
+
+const (
+	// defaultBudget is taken where the API server says no timeout: Kubernetes' default is 10 s.
+	defaultBudget = 10 * time.Second
+	// budgetReserve lets our own refusal arrive before the API server gives up.
+	budgetReserve = 500 * time.Millisecond
+)
+
+// budget is how long a review may take. The API server puts the webhook's
+// timeoutSeconds into the query (apiserver v1.37, webhook/validating/dispatcher.go).
+func budget(timeout string) time.Duration {
+	d, err := time.ParseDuration(timeout)
+	if err != nil || d <= 0 || d > 30*time.Second {
+		d = defaultBudget
+	}
+	return d - min(budgetReserve, d/2)
+}
+
+// answer judges one request and always gives an answer; what can't be known is
+// a refusal (I4).
+func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest) (resp *admissionv1.AdmissionResponse) {
+	defer func() {
+		if p := recover(); p != nil {
+			// The panic's value may hold what was being judged: only its type goes to the log.
+			w.log.ErrorContext(ctx, "review panicked", "panic", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
+			resp = unchecked(req)
+		}
+	}()
+	extra := make(map[string][]string, len(req.UserInfo.Extra))
+	for k, v := range req.UserInfo.Extra {
+		extra[k] = v
+	}
+	agent, is := v1alpha1.AgentOf(req.UserInfo.Username, req.UserInfo.Groups, extra)
+	if !is {
+		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
+	}
+	resp, err := w.judge(ctx, req, agent)
+	if err == nil && ctx.Err() != nil && resp.Allowed {
+		err = ctx.Err() // the API server has given up or is about to: don't say yes to nobody
+	}
+	if err != nil {
+		w.log.ErrorContext(ctx, "change could not be checked, refused", "run", agent.Run,
+			"operation", string(req.Operation), "resource", req.Resource.Resource, "subresource", req.SubResource, "error", err)
+		return unchecked(req)
+	}
+	return resp
+}
+
+// judge is the order of the checks, from what no rule can change to the rules.
+func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) (*admissionv1.AdmissionResponse, error) {
+	r, err := open(req, agent)
+	if err != nil {
+		return nil, err
+	}
+	if agent.Run == "" || agent.Issuer == "" {
+		return denied(forbidden(req, r.action+" is refused: this identity names no run. Nothing has changed.",
+			causes(ReasonNoRun, "", nil, true)), "", "no run"), nil
+	}
+	if resp, err := w.revokedAnswer(r); resp != nil || err != nil {
+		return resp, err
+	}
+	if req.Resource.Group == v1alpha1.Group {
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing in %s. Nothing has changed.", r.action, ownObjectsRule, v1alpha1.Group),
+			causes(ReasonRule, ownObjectsRule, nil, true)), ownObjectsRule, ""), nil
+	}
+	if r.object != nil {
+		if path, found := mask.ContainsMark(r.object); found {
+			return denied(forbidden(req, fmt.Sprintf("%s is refused: field %s holds a mask in place of its value. Nothing has changed.", r.action, path),
+				causes(ReasonMask, "", nil, true)), "", "holds a mask"), nil
+		}
+	}
+	d := w.evaluate(ctx, r)
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("evaluate the rules: %w", err)
+	}
+	name := defaultRuleName
+	if d.rule != nil {
+		name = d.rule.Name
+	}
+	switch d.verdict {
+	case Allow:
+		notes := map[string]string{v1alpha1.AnnotationVerdict: "allowed"}
+		if d.rule != nil {
+			notes[v1alpha1.AnnotationRule] = name
+		}
+		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true, AuditAnnotations: notes}, nil
+	case Hold:
+		if req.DryRun != nil && *req.DryRun {
+			return &admissionv1.AdmissionResponse{
+				UID: req.UID, Allowed: true,
+				Warnings:         []string{visible(fmt.Sprintf("%s would be held by rule %q", r.action, name))},
+				AuditAnnotations: map[string]string{v1alpha1.AnnotationVerdict: "allowed", v1alpha1.AnnotationRule: name, v1alpha1.AnnotationReason: "dry run"},
+			}, nil
+		}
+		return w.hold(ctx, r, d)
+	default:
+		why := ""
+		if d.rule != nil && d.rule.Message != "" {
+			why = ": " + strings.TrimRight(d.rule.Message, ".")
+		}
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q%s%s. Nothing has changed.", r.action, name, failedText(d.failed), why),
+			causes(ReasonRule, name, nil, true)), name, ""), nil
+	}
+}
+
+// revokedAnswer is a refusal where the run is revoked, nil where it isn't.
+func (w *Webhook) revokedAnswer(r *review) (*admissionv1.AdmissionResponse, error) {
+	reason, revoked, err := w.revoked.Revoked(r.agent)
+	if err != nil {
+		return nil, fmt.Errorf("look up whether the run is revoked: %w", err)
+	}
+	if !revoked {
+		return nil, nil
+	}
+	return denied(forbidden(r.req, fmt.Sprintf("%s is refused: run %q is revoked: %s. Nothing has changed.", r.action, r.agent.Run, reason),
+		causes(ReasonRevoked, "", nil, true)), "", "run revoked"), nil
+}
+
+// evaluate runs every rule over the request.
+func (w *Webhook) evaluate(ctx context.Context, r *review) decision {
+	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
+	var findings []finding
+	for i := range w.rules {
+		rule := &w.rules[i]
+		ok, err := rule.matches(ctx, vars)
+		if err != nil {
+			// Not the error itself: CEL's quote keys and values of the object.
+			w.log.WarnContext(ctx, "rule could not be evaluated, counts as matching", "rule", rule.Name, "run", r.agent.Run,
+				"resource", r.req.Resource.Resource, "operation", string(r.req.Operation))
+			findings = append(findings, finding{rule: rule, failed: true})
+		} else if ok {
+			findings = append(findings, finding{rule: rule})
+		}
+	}
+	return decide(findings, w.fallback)
+}
+
+// denied adds the audit annotations of a refusal.
+func denied(resp *admissionv1.AdmissionResponse, rule, reason string) *admissionv1.AdmissionResponse {
+	resp.AuditAnnotations = map[string]string{v1alpha1.AnnotationVerdict: "denied"}
+	if rule != "" {
+		resp.AuditAnnotations[v1alpha1.AnnotationRule] = rule
+	}
+	if reason != "" {
+		resp.AuditAnnotations[v1alpha1.AnnotationReason] = reason
+	}
+	return resp
+}
