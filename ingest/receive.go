@@ -1,0 +1,120 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
+)
+
+const (
+	// maxBodyBytes bounds one batch. The API server's default is 400 events and
+	// no bound in bytes unless --audit-webhook-truncate-enabled (10 MiB then).
+	maxBodyBytes = 32 << 20
+	// maxBatches bounds the batches in memory at once; the rest wait.
+	maxBatches = 8
+	// publishTimeout bounds the wait for the disk. The API server waits 30 s.
+	publishTimeout = 10 * time.Second
+)
+
+// Handler answers POST /audit/<cluster>.
+//
+//	200  every event is stored, or in quarantine
+//	400  the body is no audit.k8s.io/v1 EventList: it would not be, sent again
+//	404  the cluster isn't configured
+//	413  the body is too large
+//	503  nothing can be stored now: to be sent again
+func (in *Ingest) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /audit/{cluster}", in.receive)
+	return mux
+}
+
+func (in *Ingest) receive(w http.ResponseWriter, r *http.Request) {
+	ctx, cluster := r.Context(), r.PathValue("cluster")
+	if !slices.Contains(in.cfg.Clusters, cluster) {
+		http.Error(w, "this cluster is not configured", http.StatusNotFound)
+		return
+	}
+	select {
+	case in.slots <- struct{}{}:
+		defer func() { <-in.slots }()
+	case <-ctx.Done():
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	if err != nil {
+		code := http.StatusBadRequest
+		if errors.As(err, new(*http.MaxBytesError)) {
+			code = http.StatusRequestEntityTooLarge
+			in.metrics.batches.WithLabelValues(cluster, "too_large").Inc()
+			in.log.ErrorContext(ctx, "audit batch refused: raise the API server's truncation or lower its batch size", "cluster", cluster, "limitBytes", maxBodyBytes)
+		}
+		http.Error(w, "the body can't be read or is too large", code)
+		return
+	}
+	batch, err := prepare(in.masker, cluster, body, in.now())
+	if err != nil {
+		in.metrics.batches.WithLabelValues(cluster, "malformed").Inc()
+		in.log.ErrorContext(ctx, "audit batch refused", "cluster", cluster, "reason", err)
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	if err := in.store(ctx, cluster, batch); err != nil {
+		in.metrics.batches.WithLabelValues(cluster, "unavailable").Inc()
+		in.log.ErrorContext(ctx, "audit batch not stored, the API server will retry", "cluster", cluster, "error", err)
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "audit events can't be stored now", http.StatusServiceUnavailable)
+		return
+	}
+	in.metrics.batches.WithLabelValues(cluster, "stored").Inc()
+	in.metrics.events.WithLabelValues(cluster, "stored").Add(float64(batch.events))
+	if n := len(batch.bad); n > 0 {
+		in.metrics.events.WithLabelValues(cluster, "quarantined").Add(float64(n))
+		in.log.ErrorContext(ctx, "audit events quarantined", "cluster", cluster, "batch", batch.id, "events", n, "firstReason", batch.bad[0].Reason)
+	}
+	w.WriteHeader(http.StatusOK)
+}
+
+// store returns nil when all of the batch is on disk. Part of a batch that
+// failed may be there: its messages' ids make the retry harmless.
+func (in *Ingest) store(ctx context.Context, cluster string, b *prepared) error {
+	s := in.stream.Load()
+	if s == nil {
+		return errNotReady
+	}
+	// The client's going away doesn't undo a publish: it is let finish.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
+	defer cancel()
+	for i, c := range b.chunks {
+		msg := nats.NewMsg(subjectPrefix + cluster)
+		msg.Data = c.data
+		msg.Header.Set(headerCluster, cluster)
+		msg.Header.Set(headerFormat, formatV1)
+		msg.Header.Set(headerEvents, strconv.Itoa(c.events))
+		if err := s.publish(ctx, msg, fmt.Sprintf("%s-%d", b.id, i)); err != nil {
+			return err
+		}
+	}
+	for _, q := range b.bad {
+		data, err := json.Marshal(q)
+		if err != nil {
+			return fmt.Errorf("write quarantined event: %w", err)
+		}
+		msg := nats.NewMsg(quarantineSubject + cluster)
+		msg.Data = data
+		msg.Header.Set(headerCluster, cluster)
+		msg.Header.Set(headerReason, q.Reason)
+		if err := s.publish(ctx, msg, fmt.Sprintf("%s-q%d", b.id, q.Index)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
