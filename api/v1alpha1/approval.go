@@ -99,6 +99,7 @@ type Request struct {
 // +kubebuilder:validation:Enum=Pending;Approved;Denied;Expired;Used
 type Phase string
 
+// The phases.
 const (
 	PhasePending  Phase = "Pending"
 	PhaseApproved Phase = "Approved" // enough people approved; not used yet
@@ -111,6 +112,7 @@ const (
 // +kubebuilder:validation:Enum=Approve;Deny
 type Verdict string
 
+// The verdicts of people.
 const (
 	VerdictApprove Verdict = "Approve"
 	VerdictDeny    Verdict = "Deny"

@@ -23,6 +23,7 @@ const (
 	// GroupRunPrefix starts the group of one run: tipstaff:run:<key>.
 	GroupRunPrefix = "tipstaff:run:"
 
+	// Keys of the user's extra.
 	ExtraIssuer       = "tipstaff.dev/issuer"
 	ExtraRun          = "tipstaff.dev/run"
 	ExtraModel        = "tipstaff.dev/model"

@@ -1,0 +1,164 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
+	"sigs.k8s.io/controller-runtime/pkg/client"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/approvals"
+	"github.com/tipstaff-dev/tipstaff/schema"
+)
+
+// doctorTimeout bounds one check.
+const doctorTimeout = 15 * time.Second
+
+// finding is what one check of a live installation says.
+type finding struct {
+	Check string `json:"check"`
+	OK    bool   `json:"ok"`
+	// Message says what is wrong and what mends it; empty when it is right.
+	Message string `json:"message,omitempty"`
+}
+
+// check is one thing that must hold on a live installation.
+type check struct {
+	name string
+	run  func(context.Context) error
+}
+
+func doctorCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "doctor",
+		Short: "Check a live installation, as the cluster admin",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			checks, err := o.checks()
+			if err != nil {
+				return err
+			}
+			var findings []finding
+			wrong := 0
+			for _, c := range checks {
+				ctx, cancel := context.WithTimeout(cmd.Context(), doctorTimeout)
+				f := finding{Check: c.name, OK: true}
+				if err := c.run(ctx); err != nil {
+					f.OK, f.Message = false, err.Error()
+					wrong++
+				}
+				cancel()
+				findings = append(findings, f)
+			}
+			out := cmd.OutOrStdout()
+			if o.output == "json" {
+				if err := printJSON(out, findings); err != nil {
+					return err
+				}
+			} else {
+				for _, f := range findings {
+					word := "ok   "
+					if !f.OK {
+						word = "WRONG"
+					}
+					fmt.Fprintf(out, "%s %s\n", word, f.Check)
+					if f.Message != "" {
+						fmt.Fprintf(out, "      %s\n", f.Message)
+					}
+				}
+			}
+			if wrong > 0 {
+				return fmt.Errorf("%d of %d checks found something wrong", wrong, len(checks))
+			}
+			return nil
+		},
+	}
+}
+
+func (o *options) checks() ([]check, error) {
+	c, err := o.client()
+	if err != nil {
+		return nil, err
+	}
+	checks := []check{
+		{"the API server serves Tipstaff's types", func(ctx context.Context) error {
+			if _, err := approvals.List(ctx, c); err != nil {
+				return fmt.Errorf("%w: apply manifests/crds", err)
+			}
+			return nil
+		}},
+		{"agents' changes reach the webhook, and fail closed", func(ctx context.Context) error {
+			return webhookCloses(ctx, c, v1alpha1.WebhookName)
+		}},
+		{"Tipstaff's own objects are guarded, and fail closed", func(ctx context.Context) error {
+			return webhookCloses(ctx, c, v1alpha1.GuardWebhookName)
+		}},
+		{"agents can't read Secrets on the direct path", func(ctx context.Context) error {
+			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "secrets"})
+		}},
+		{"agents can't write Secrets on the direct path", func(ctx context.Context) error {
+			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "patch", Version: "v1", Resource: "secrets"})
+		}},
+		{"agents can't impersonate", func(ctx context.Context) error {
+			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "impersonate", Version: "v1", Resource: "users"})
+		}},
+		{"agents can't go round through nodes/proxy", func(ctx context.Context) error {
+			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy"})
+		}},
+	}
+	if o.clickhouse == "" && o.configFile == "" {
+		return checks, nil
+	}
+	return append(checks, check{"ClickHouse answers, and its schema is this version's", func(ctx context.Context) error {
+		cfg, err := o.store()
+		if err != nil {
+			return err
+		}
+		conn, err := cfg.Open(ctx)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = conn.Close() }() // only read from
+		return schema.Check(ctx, conn)
+	}}), nil
+}
+
+// webhookCloses checks that a webhook of that name is registered and that its
+// failure refuses.
+func webhookCloses(ctx context.Context, c client.Client, name string) error {
+	var list admissionregistrationv1.ValidatingWebhookConfigurationList
+	if err := c.List(ctx, &list); err != nil {
+		return fmt.Errorf("list webhook configurations: %w", err)
+	}
+	for _, conf := range list.Items {
+		for _, w := range conf.Webhooks {
+			if w.Name != name {
+				continue
+			}
+			if w.FailurePolicy == nil || *w.FailurePolicy != admissionregistrationv1.Fail {
+				return fmt.Errorf("webhook %s of %s has failurePolicy Ignore: set Fail, or changes pass while tipstaff is down", name, conf.Name)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("no webhook %s is registered: apply manifests/base/webhooks.yaml", name)
+}
+
+// agentsMayNot asks the API server what the group of all agents may do.
+func agentsMayNot(ctx context.Context, c client.Client, what authorizationv1.ResourceAttributes) error {
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: v1alpha1.UserPrefix + "doctor:probe", Groups: []string{v1alpha1.GroupAgents, "system:authenticated"},
+		ResourceAttributes: &what,
+	}}
+	if err := c.Create(ctx, review); err != nil {
+		return fmt.Errorf("ask what agents may do: %w", err)
+	}
+	if review.Status.Allowed {
+		return fmt.Errorf("they can, by: %s: take that binding away from group %s", review.Status.Reason, v1alpha1.GroupAgents)
+	}
+	return nil
+}

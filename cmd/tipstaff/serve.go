@@ -1,0 +1,298 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/clientcmd"
+	"sigs.k8s.io/controller-runtime/pkg/healthz"
+
+	"github.com/tipstaff-dev/tipstaff/approvals"
+	"github.com/tipstaff-dev/tipstaff/authn"
+	"github.com/tipstaff-dev/tipstaff/ingest"
+	"github.com/tipstaff-dev/tipstaff/internal/chdb"
+	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
+	"github.com/tipstaff-dev/tipstaff/mask"
+	"github.com/tipstaff-dev/tipstaff/proxy"
+	"github.com/tipstaff-dev/tipstaff/webhook"
+)
+
+// bodyTimeout bounds how long a webhook caller may take to send its request.
+// The API server gives a webhook at most 30 s in all.
+const bodyTimeout = 30 * time.Second
+
+var allRoles = []string{"authn", "webhook", "proxy", "ingest", "clickhouse"}
+
+func serveCommand(o *options) *cobra.Command {
+	var roles []string
+	var logLevel string
+	cmd := &cobra.Command{
+		Use:   "serve --config FILE",
+		Short: "Run the roles that the configuration has sections for",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var level slog.Level
+			if err := level.UnmarshalText([]byte(logLevel)); err != nil {
+				return fmt.Errorf("--log-level %s: one of debug, info, warn, error", logLevel)
+			}
+			cfg, err := o.loadConfig()
+			if err != nil {
+				return err
+			}
+			if err := cfg.keep(roles); err != nil {
+				return err
+			}
+			log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+			setLibraryLogs(log)
+			return serve(cmd.Context(), cfg, log)
+		},
+	}
+	cmd.Flags().StringSliceVar(&roles, "roles", nil, "run only these of "+strings.Join(allRoles, ", ")+" (default: every one that the config has)")
+	cmd.Flags().StringVar(&logLevel, "log-level", "info", "debug, info, warn or error")
+	return cmd
+}
+
+// keep drops the sections of roles that are not asked for.
+func (c *Config) keep(roles []string) error {
+	if len(roles) == 0 {
+		return nil
+	}
+	has := map[string]bool{
+		"authn": c.Authn != nil, "webhook": c.Webhook != nil, "proxy": c.Proxy != nil, "ingest": c.Ingest != nil,
+		"clickhouse": c.ClickHouse != nil && c.ClickHouse.Embedded != nil,
+	}
+	for _, r := range roles {
+		if !slices.Contains(allRoles, r) {
+			return fmt.Errorf("--roles %s: one of %s", r, strings.Join(allRoles, ", "))
+		}
+		if !has[r] {
+			return fmt.Errorf("--roles %s: the config has no section for it", r)
+		}
+	}
+	on := func(r string) bool { return slices.Contains(roles, r) }
+	if !on("webhook") {
+		c.Webhook = nil
+	}
+	if !on("ingest") {
+		c.Ingest = nil
+	}
+	if !on("authn") && c.Authn != nil {
+		c.Authn.Listen = "" // the proxy may still need its issuers
+		if !on("proxy") {
+			c.Authn = nil
+		}
+	}
+	if !on("proxy") {
+		c.Proxy = nil
+	}
+	if !on("clickhouse") && c.ClickHouse != nil {
+		c.ClickHouse.Embedded = nil
+	}
+	return nil
+}
+
+// process is everything that one tipstaff runs.
+type process struct {
+	servers []*httpserve.Server
+	work    map[string]func(context.Context) error
+	ready   map[string]healthz.Checker
+}
+
+func serve(ctx context.Context, cfg *Config, log *slog.Logger) error {
+	p, err := cfg.build(log)
+	if err != nil {
+		return err
+	}
+	// Every port is taken before anything starts, so that one in use starts nothing.
+	listeners := make([]net.Listener, 0, len(p.servers))
+	for _, s := range p.servers {
+		l, err := s.Bind(ctx)
+		if err != nil {
+			for _, l := range listeners {
+				_ = l.Close() // nothing was accepted
+			}
+			return err
+		}
+		listeners = append(listeners, l)
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	for i, s := range p.servers {
+		g.Go(func() error { return s.Serve(ctx, listeners[i]) })
+	}
+	for name, work := range p.work {
+		g.Go(func() error {
+			if err := work(ctx); err != nil {
+				return fmt.Errorf("%s: %w", name, err)
+			}
+			return nil
+		})
+	}
+	if cfg.Health.Listen != "" {
+		g.Go(func() error { return p.serveHealth(ctx, cfg.Health.Listen) })
+	}
+	return g.Wait()
+}
+
+// build makes every role that cfg has a section for, and joins them.
+func (c *Config) build(log *slog.Logger) (*process, error) {
+	p := &process{work: map[string]func(context.Context) error{}, ready: map[string]healthz.Checker{}}
+	key, err := c.maskKey()
+	if err != nil {
+		return nil, err
+	}
+	masker, err := mask.New(key)
+	if err != nil {
+		return nil, err
+	}
+	if c.ClickHouse != nil && c.ClickHouse.Embedded != nil {
+		if err := c.buildClickHouse(p, log); err != nil {
+			return nil, err
+		}
+	}
+	if c.Ingest != nil {
+		in, err := ingest.New(*c.Ingest, masker, c.ClickHouse.ClickHouse, log)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range in.Collectors() {
+			if err := prometheus.Register(c); err != nil {
+				return nil, fmt.Errorf("register ingest's metrics: %w", err)
+			}
+		}
+		p.work["ingest"] = in.Run
+		p.ready["ingest"] = func(*http.Request) error { return in.Ready() }
+		p.serve("ingest", c.Ingest.Listen, c.Ingest.TLS, bodyTimeout, in.Handler(), log)
+	}
+	if c.Authn == nil && c.Webhook == nil && c.Proxy == nil {
+		return p, nil
+	}
+
+	kube, err := clientcmd.BuildConfigFromFlags("", c.Kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("reach the API server: %w", err)
+	}
+	kube.UserAgent = "tipstaff/" + version
+	revoked, err := authn.NewRevocations(rest.CopyConfig(kube), log)
+	if err != nil {
+		return nil, err
+	}
+	p.work["revocations"] = revoked.Run
+	p.ready["revocations"] = synced(revoked.HasSynced)
+
+	var auth *authn.Authenticator
+	if c.Authn != nil {
+		auth, err = authn.New(*c.Authn, revoked, log)
+		if err != nil {
+			return nil, err
+		}
+		p.work["authn"] = auth.Run
+		p.ready["authn"] = closed(auth.Tried(), "the issuers were not all asked yet")
+		if c.Authn.Listen != "" {
+			p.serve("authn", c.Authn.Listen, c.Authn.TLS, bodyTimeout, auth.Handler(), log)
+		}
+	}
+	if c.Webhook != nil {
+		store, err := approvals.NewStore(rest.CopyConfig(kube), c.Approvals, log)
+		if err != nil {
+			return nil, err
+		}
+		changes, err := webhook.New(*c.Webhook, store, revoked, masker, log)
+		if err != nil {
+			return nil, err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("/changes", changes.Handler())
+		mux.Handle("/guard", store.Guard())
+		p.work["approvals"] = store.Run
+		p.ready["approvals"] = synced(store.HasSynced)
+		p.serve("webhook", c.Webhook.Listen, c.Webhook.TLS, bodyTimeout, mux, log)
+	}
+	if c.Proxy != nil {
+		px, err := proxy.New(*c.Proxy, rest.CopyConfig(kube), auth, masker, log)
+		if err != nil {
+			return nil, err
+		}
+		p.serve("proxy", c.Proxy.Listen, c.Proxy.TLS, 0, px.Handler(), log)
+	}
+	return p, nil
+}
+
+func (c *Config) buildClickHouse(p *process, log *slog.Logger) error {
+	e := c.ClickHouse.Embedded
+	addr, err := c.ClickHouse.Address()
+	if err != nil {
+		return err
+	}
+	user, password, err := c.ClickHouse.Credentials()
+	if err != nil {
+		return err
+	}
+	srv, err := chdb.New(chdb.Config{Dir: e.Dir, Listen: addr, Library: e.Library, Username: user, Password: password}, log)
+	if err != nil {
+		return err
+	}
+	p.work["clickhouse"] = srv.Run
+	p.ready["clickhouse"] = closed(srv.Ready(), "the ClickHouse engine is starting")
+	return nil
+}
+
+func (p *process) serve(name, listen string, t httpserve.TLS, bodyTimeout time.Duration, h http.Handler, log *slog.Logger) {
+	p.servers = append(p.servers, &httpserve.Server{
+		Name: name, Listen: listen, TLS: t, BodyTimeout: bodyTimeout, Handler: h, Log: log,
+	})
+}
+
+func synced(has func() bool) healthz.Checker {
+	return func(*http.Request) error {
+		if !has() {
+			return fmt.Errorf("not in step with the API server yet")
+		}
+		return nil
+	}
+}
+
+// closed is ready once done is.
+func closed(done <-chan struct{}, otherwise string) healthz.Checker {
+	return func(*http.Request) error {
+		select {
+		case <-done:
+			return nil
+		default:
+			return errors.New(otherwise)
+		}
+	}
+}
+
+// serveHealth answers /healthz (the process is there), /readyz (its roles can
+// work) and /metrics until ctx ends.
+func (p *process) serveHealth(ctx context.Context, listen string) error {
+	mux := http.NewServeMux()
+	mux.Handle("/healthz", &healthz.Handler{Checks: map[string]healthz.Checker{"ping": healthz.Ping}})
+	mux.Handle("/readyz", http.StripPrefix("/readyz", &healthz.Handler{Checks: p.ready}))
+	mux.Handle("/readyz/", http.StripPrefix("/readyz/", &healthz.Handler{Checks: p.ready}))
+	mux.Handle("/metrics", promhttp.Handler())
+	srv := &http.Server{Addr: listen, Handler: mux, ReadHeaderTimeout: 5 * time.Second}
+	served := make(chan error, 1)
+	go func() { served <- srv.ListenAndServe() }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("health: %w: name another address at health.listen", err)
+	case <-ctx.Done():
+		_ = srv.Close() // probes only: nothing to drain
+		_ = <-served // http.ErrServerClosed
+		return nil
+	}
+}
