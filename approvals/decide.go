@@ -104,7 +104,7 @@ func wordError(doing, who string, err error) error {
 		return fmt.Errorf("%s: %w", doing, ErrNotFound)
 	case apierrors.IsForbidden(err):
 		// %v: the status error's text is the answer; its type is of no use above.
-		return fmt.Errorf("%s as %s: %w: %v", doing, who, ErrForbidden, err)
+		return fmt.Errorf("%s as %s: %w: %v", doing, who, ErrForbidden, err) //nolint:errorlint // see above
 	}
 	return fmt.Errorf("%s: %w", doing, err)
 }

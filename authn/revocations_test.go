@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/client-go/rest"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -130,15 +132,13 @@ func TestI9_RevocationsWaitForTheCRDAndFollowTheWatch(t *testing.T) {
 	installed.Store(true)
 	until := func(run, want string) {
 		t.Helper()
-		for deadline := time.Now().Add(20 * time.Second); ; {
-			reason, _, err := revs.Revoked(v1alpha1.Agent{Run: run})
-			if err == nil && reason == want {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Fatalf("run %s: got %q %v, want %q", run, reason, err, want)
-			}
-			time.Sleep(2 * time.Millisecond)
+		var reason string
+		var err error
+		if wait.PollUntilContextTimeout(t.Context(), 2*time.Millisecond, 20*time.Second, true, func(context.Context) (bool, error) {
+			reason, _, err = revs.Revoked(v1alpha1.Agent{Run: run})
+			return err == nil && reason == want, nil
+		}) != nil {
+			t.Fatalf("run %s: got %q %v, want %q", run, reason, err, want)
 		}
 	}
 	until("run-1", "compromised")

@@ -150,7 +150,7 @@ func TestMarks(t *testing.T) {
 		t.Fatal(err)
 	}
 	a, b := m.Scope("run-a"), m.Scope("run-b")
-	if a.String("x") != a.String("x") {
+	if x, again := a.String("x"), a.String("x"); x != again {
 		t.Error("equal values have different marks within a run")
 	}
 	if a.String("x") == a.String("y") || a.String("x") == b.String("x") {

@@ -292,7 +292,7 @@ func (p *process) serveHealth(ctx context.Context, listen string) error {
 		return fmt.Errorf("health: %w: name another address at health.listen", err)
 	case <-ctx.Done():
 		_ = srv.Close() // probes only: nothing to drain
-		_ = <-served // http.ErrServerClosed
+		_ = <-served    // http.ErrServerClosed
 		return nil
 	}
 }
