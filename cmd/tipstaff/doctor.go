@@ -8,7 +8,8 @@ import (
 	"github.com/spf13/cobra"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
-	"sigs.k8s.io/controller-runtime/pkg/client"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/client-go/kubernetes"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/approvals"
@@ -84,6 +85,14 @@ func (o *options) checks() ([]check, error) {
 	if err != nil {
 		return nil, err
 	}
+	cfg, err := o.kube.ToRESTConfig()
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
+	kube, err := kubernetes.NewForConfig(cfg)
+	if err != nil {
+		return nil, fmt.Errorf("kubeconfig: %w", err)
+	}
 	checks := []check{
 		{"the API server serves Tipstaff's types", func(ctx context.Context) error {
 			if _, err := approvals.List(ctx, c); err != nil {
@@ -92,22 +101,22 @@ func (o *options) checks() ([]check, error) {
 			return nil
 		}},
 		{"agents' changes reach the webhook, and fail closed", func(ctx context.Context) error {
-			return webhookCloses(ctx, c, v1alpha1.WebhookName)
+			return webhookCloses(ctx, kube, v1alpha1.WebhookName)
 		}},
 		{"Tipstaff's own objects are guarded, and fail closed", func(ctx context.Context) error {
-			return webhookCloses(ctx, c, v1alpha1.GuardWebhookName)
+			return webhookCloses(ctx, kube, v1alpha1.GuardWebhookName)
 		}},
 		{"agents can't read Secrets on the direct path", func(ctx context.Context) error {
-			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "secrets"})
+			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "secrets"})
 		}},
 		{"agents can't write Secrets on the direct path", func(ctx context.Context) error {
-			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "patch", Version: "v1", Resource: "secrets"})
+			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "patch", Version: "v1", Resource: "secrets"})
 		}},
 		{"agents can't impersonate", func(ctx context.Context) error {
-			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "impersonate", Version: "v1", Resource: "users"})
+			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "impersonate", Version: "v1", Resource: "users"})
 		}},
 		{"agents can't go round through nodes/proxy", func(ctx context.Context) error {
-			return agentsMayNot(ctx, c, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy"})
+			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy"})
 		}},
 	}
 	if o.clickhouse == "" && o.configFile == "" {
@@ -129,9 +138,9 @@ func (o *options) checks() ([]check, error) {
 
 // webhookCloses checks that a webhook of that name is registered and that its
 // failure refuses.
-func webhookCloses(ctx context.Context, c client.Client, name string) error {
-	var list admissionregistrationv1.ValidatingWebhookConfigurationList
-	if err := c.List(ctx, &list); err != nil {
+func webhookCloses(ctx context.Context, c kubernetes.Interface, name string) error {
+	list, err := c.AdmissionregistrationV1().ValidatingWebhookConfigurations().List(ctx, metav1.ListOptions{})
+	if err != nil {
 		return fmt.Errorf("list webhook configurations: %w", err)
 	}
 	for _, conf := range list.Items {
@@ -149,12 +158,13 @@ func webhookCloses(ctx context.Context, c client.Client, name string) error {
 }
 
 // agentsMayNot asks the API server what the group of all agents may do.
-func agentsMayNot(ctx context.Context, c client.Client, what authorizationv1.ResourceAttributes) error {
+func agentsMayNot(ctx context.Context, c kubernetes.Interface, what authorizationv1.ResourceAttributes) error {
 	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
 		User: v1alpha1.UserPrefix + "doctor:probe", Groups: []string{v1alpha1.GroupAgents, "system:authenticated"},
 		ResourceAttributes: &what,
 	}}
-	if err := c.Create(ctx, review); err != nil {
+	review, err := c.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
 		return fmt.Errorf("ask what agents may do: %w", err)
 	}
 	if review.Status.Allowed {
