@@ -6,7 +6,7 @@ cd "$(dirname "$0")"
 bin=$(cd .. && pwd)/bin
 mkdir -p "$bin"
 
-kube=$(go list -m -f '{{.Version}}' k8s.io/kubernetes)
+kube=$(sed -n 's/^\tk8s\.io\/kubernetes \(v[0-9.]*\).*/\1/p' go.mod)
 want=$(cat go.mod go.sum build.sh | sha256sum | cut -d' ' -f1)-$(go env GOOS GOARCH | paste -sd-)
 stamp=$bin/.tools.stamp
 names=(etcd kube-apiserver kube-controller-manager kubectl)
@@ -27,7 +27,7 @@ fail() {
 	exit 1
 }
 if ! go mod download 2>"$bin/.tools.log"; then
-	tail -3 "$bin/.tools.log" >&2
+	head -1 "$bin/.tools.log" >&2
 	fail "cannot download the Go modules: is the Go module proxy reachable? (GOPROXY=$(go env GOPROXY)); run make again when it is"
 fi
 

@@ -23,3 +23,9 @@ if [ ${#missing[@]} -gt 0 ]; then
 		fail "cannot install ${missing[*]}: see /tmp/tipstaff-apt.$$.log, or install them by hand"
 	rm -f /tmp/tipstaff-apt.$$.log
 fi
+
+# The modules come before the build, so that a network that isn't there is told as that.
+if ! out=$(cd "$(dirname "$0")/.." && go mod download 2>&1); then
+	echo "$out" | head -1 >&2
+	fail "cannot download the Go modules: is the Go module proxy reachable (GOPROXY=$(go env GOPROXY)), and is there room on the disk? Then run make again"
+fi

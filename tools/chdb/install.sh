@@ -33,5 +33,5 @@ if ! npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >"$log" 2>&1;
 	fail "npm ci failed: see the lines above"
 fi
 [ -f "$lib" ] || fail "npm ci worked, but $lib is not there: is this a glibc system?"
-echo "$want" >"$stamp"
+echo "$want" >"$stamp" || fail "the disk is full ($(df -h . | awk 'NR==2{print $4}') free here, 1 GB is needed): make room, then run make again"
 echo "    libchdb $(sed -n 's/.*"@chdb\/lib-linux-x64-gnu": "\(.*\)".*/\1/p' package.json) is in tools/chdb/$lib"
