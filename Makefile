@@ -27,7 +27,7 @@ check: lib generated lint ## before a commit: format, vet, lint, generated code 
 	go vet ./...
 	go test -race -timeout 15m $(UNIT)
 
-bench: build lib ## measure the hot paths; the table goes to bench/results/
+bench: prerequisites ## measure the hot paths; the table goes to bench/results/
 	@bench/run
 
 build: prerequisites ## bin/tipstaff (and the kubectl plugin, and bin/devenv)

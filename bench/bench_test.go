@@ -1,0 +1,145 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/go-json-experiment/json/jsontext"
+	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/mask"
+	"github.com/tipstaff-dev/tipstaff/webhook"
+)
+
+const planted = "hunter2-PLANTED"
+
+func masker(tb testing.TB) *mask.Masker {
+	tb.Helper()
+	m, err := mask.New(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return m
+}
+
+// list is a list of about 1 MB, of kind, each item with a value of 600 bytes.
+func list(kind string) []byte {
+	var b strings.Builder
+	value := base64.StdEncoding.EncodeToString([]byte(planted + strings.Repeat("x", 450)))
+	fmt.Fprintf(&b, `{"kind":"%sList","apiVersion":"v1","metadata":{"resourceVersion":"1"},"items":[`, kind)
+	for i := range 1000 {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		fmt.Fprintf(&b, `{"metadata":{"name":"object-%d","namespace":"prod","uid":"6e9bb1c8-0000-4000-8000-%012d","labels":{"app":"shop","tier":"web"}},"type":"Opaque","%s":{"value":"%s"}}`,
+			i, i, map[string]string{"Secret": "data", "Pod": "spec"}[kind], value)
+	}
+	b.WriteString("]}")
+	return []byte(b.String())
+}
+
+func BenchmarkMask(b *testing.B) {
+	for _, kind := range []string{"Secret", "Pod"} {
+		in := list(kind)
+		s := masker(b).Scope("run")
+		var out bytes.Buffer
+		if err := s.JSON(&out, bytes.NewReader(in)); err != nil {
+			b.Fatal(err)
+		}
+		if kind == "Secret" && bytes.Contains(out.Bytes(), []byte(base64.StdEncoding.EncodeToString([]byte(planted))[:16])) {
+			b.Fatal("the value passed")
+		}
+		b.Run(kind+"List/limit=token-copy", func(b *testing.B) {
+			b.SetBytes(int64(len(in)))
+			for b.Loop() {
+				d, e := jsontext.NewDecoder(bytes.NewReader(in)), jsontext.NewEncoder(io.Discard)
+				for {
+					tok, err := d.ReadToken()
+					if errors.Is(err, io.EOF) {
+						break
+					}
+					if err == nil {
+						err = e.WriteToken(tok)
+					}
+					if err != nil {
+						b.Fatal(err)
+					}
+				}
+			}
+		})
+		b.Run(kind+"List/tipstaff", func(b *testing.B) {
+			b.SetBytes(int64(len(in)))
+			for b.Loop() {
+				if err := s.JSON(io.Discard, bytes.NewReader(in)); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
+
+// nobody opens no approvals and knows no revocations: the allow path needs neither.
+type nobody struct{ tb testing.TB }
+
+func (n nobody) Ensure(context.Context, v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+	n.tb.Error("an approval was opened on the allow path")
+	return nil, errors.New("not here")
+}
+func (n nobody) Wait(context.Context, string) (*v1alpha1.Approval, error) {
+	return nil, errors.New("not here")
+}
+func (n nobody) Use(context.Context, string, string) (*v1alpha1.Approval, error) {
+	return nil, errors.New("not here")
+}
+func (n nobody) Revoked(v1alpha1.Agent) (string, bool, error) { return "", false, nil }
+
+func review() []byte {
+	env := strings.Repeat(`{"name":"SETTING","value":"some value or other"},`, 80)
+	obj := func(image string) string {
+		return `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"web","namespace":"prod","uid":"u"},"spec":{"replicas":3,"selector":{"matchLabels":{"a":"b"}},"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"` + image + `","env":[` + env + `{"name":"LAST","value":"x"}]}]}}}}`
+	}
+	return []byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"0d0e","kind":{"group":"apps","version":"v1","kind":"Deployment"},"resource":{"group":"apps","version":"v1","resource":"deployments"},"name":"web","namespace":"prod","operation":"UPDATE","userInfo":{"username":"agent:demo:bot","groups":["tipstaff:agents","tipstaff:profile:default"],"extra":{"tipstaff.dev/issuer":["demo"],"tipstaff.dev/run":["r1"]}},"object":` + obj("shop:2") + `,"oldObject":` + obj("shop:1") + `,"dryRun":false,"options":{"kind":"UpdateOptions","apiVersion":"meta.k8s.io/v1"}}}`)
+}
+
+func BenchmarkAdmission(b *testing.B) {
+	in := review()
+	wh, err := webhook.New(webhook.Config{}, nobody{b}, nobody{b}, masker(b), slog.New(slog.DiscardHandler))
+	if err != nil {
+		b.Fatal(err)
+	}
+	limit := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var rev admissionv1.AdmissionReview
+		if err := json.NewDecoder(r.Body).Decode(&rev); err != nil {
+			b.Error(err)
+		}
+		_ = json.NewEncoder(w).Encode(admissionv1.AdmissionReview{TypeMeta: rev.TypeMeta, Response: &admissionv1.AdmissionResponse{UID: rev.Request.UID, Allowed: true}})
+	})
+	for _, h := range []struct {
+		name string
+		h    http.Handler
+	}{{"limit=empty-webhook", limit}, {"tipstaff", wh.Handler()}} {
+		b.Run("DeploymentUpdate/"+h.name, func(b *testing.B) {
+			for b.Loop() {
+				req := httptest.NewRequestWithContext(b.Context(), http.MethodPost, "/changes?timeout=10s", bytes.NewReader(in))
+				req.Header.Set("Content-Type", "application/json")
+				rec := httptest.NewRecorder()
+				h.h.ServeHTTP(rec, req)
+				var out admissionv1.AdmissionReview
+				if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil || out.Response == nil || !out.Response.Allowed {
+					b.Fatalf("not allowed: %s", rec.Body)
+				}
+			}
+		})
+	}
+}
