@@ -18,7 +18,7 @@ func TestI2_AgentsDecideNothing(t *testing.T) {
 	ns := namespace(t)
 	cmd, ap, _ := asks.hold(t, ns, "delete", "namespace", ns)
 	for _, as := range []harness.Kubeconfig{asks.direct, other.direct, asks.proxied} {
-		if r := decide(t, as, "approve", ap.Name); r.OK() {
+		if r := tipstaff(t, as, "approve", ap.Name); r.OK() {
 			t.Errorf("an agent approves: %s", r.Output())
 		}
 		refused(t, "", as, "patch", "approval", ap.Name, "--subresource=status", "--type=merge", "-p", approvePatch)
@@ -28,7 +28,7 @@ func TestI2_AgentsDecideNothing(t *testing.T) {
 	if got := phase(t, ns); got != "Active" {
 		t.Errorf("the namespace is %s", got)
 	}
-	if r := decide(t, shared.Alice, "deny", ap.Name, "--reason", "only a test"); !r.OK() {
+	if r := tipstaff(t, shared.Alice, "deny", ap.Name, "--reason", "only a test"); !r.OK() {
 		t.Fatal(r.Output())
 	}
 	if r := cmd.Wait(); r.OK() || !strings.Contains(r.Stderr, "only a test") {
@@ -42,20 +42,20 @@ func TestI2_OnePersonIsOneVote(t *testing.T) {
 	grant(t, "carols-friends", "--verb=get", "--resource=pods") // carol is in no group at all
 	ns := namespace(t)
 	cmd, ap, _ := a.hold(t, "two-keys", "create", "configmap", "two-keys", "-n", ns)
-	if r := decide(t, shared.Carol, "approve", ap.Name); r.OK() {
+	if r := tipstaff(t, shared.Carol, "approve", ap.Name); r.OK() {
 		t.Errorf("somebody who is no approver approves: %s", r.Output())
 	}
-	if r := decide(t, shared.Alice, "approve", ap.Name); !r.OK() {
+	if r := tipstaff(t, shared.Alice, "approve", ap.Name); !r.OK() {
 		t.Fatal(r.Output())
 	}
-	if r := decide(t, shared.Alice, "approve", ap.Name); r.OK() {
+	if r := tipstaff(t, shared.Alice, "approve", ap.Name); r.OK() {
 		t.Errorf("alice votes twice: %s", r.Output())
 	}
 	// A forged vote in another's name.
 	forged := strings.ReplaceAll(approvePatch, "alice", "bob")
 	refused(t, "", shared.Alice, "patch", "approval", ap.Name, "--subresource=status", "--type=merge", "-p", forged)
 	refused(t, "NotFound", shared.Admin, "get", "configmap", "two-keys", "-n", ns)
-	if r := decide(t, shared.Bob, "approve", ap.Name); !r.OK() {
+	if r := tipstaff(t, shared.Bob, "approve", ap.Name); !r.OK() {
 		t.Fatal(r.Output())
 	}
 	if r := cmd.Wait(); !r.OK() {
@@ -74,7 +74,7 @@ func TestI3_OneSignatureOneRequest(t *testing.T) {
 	cmd, ap, stop := a.hold(t, "held-a", create("shown")...)
 	stop() // the agent goes away before the decision
 	cmd.Wait()
-	if r := decide(t, shared.Alice, "approve", ap.Name); !r.OK() {
+	if r := tipstaff(t, shared.Alice, "approve", ap.Name); !r.OK() {
 		t.Fatal(r.Output())
 	}
 

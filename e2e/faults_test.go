@@ -41,7 +41,7 @@ func TestI4_KilledWhileHeld(t *testing.T) {
 		t.Errorf("the namespace is %s", got)
 	}
 	// The question survives: approved now, the same request goes through.
-	if r := decide(t, shared.Alice, "approve", ap.Name); !r.OK() {
+	if r := tipstaff(t, shared.Alice, "approve", ap.Name); !r.OK() {
 		t.Fatal(r.Output())
 	}
 	must(t, a.direct, "delete", "namespace", ns, "--wait=false")

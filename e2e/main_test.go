@@ -159,8 +159,8 @@ func (a agent) hold(t *testing.T, object string, args ...string) (*harness.Comma
 	return cmd, ap, cancel
 }
 
-// decide runs `tipstaff approve` or `tipstaff deny`.
-func decide(t *testing.T, as harness.Kubeconfig, args ...string) harness.Result {
+// tipstaff runs the tipstaff command as somebody.
+func tipstaff(t *testing.T, as harness.Kubeconfig, args ...string) harness.Result {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()

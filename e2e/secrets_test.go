@@ -70,7 +70,7 @@ func TestI7_NoSecretLeaks(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaks(t, "the approval", must(t, shared.Alice, "get", "approval", ap.Name, "-o", "yaml"), planted, tried)
-	if r := decide(t, shared.Alice, "approve", ap.Name); !r.OK() {
+	if r := tipstaff(t, shared.Alice, "approve", ap.Name); !r.OK() {
 		t.Fatal(r.Output())
 	}
 	if r := cmd.Wait(); !r.OK() {
@@ -124,7 +124,7 @@ func TestI9_RevocationBites(t *testing.T) {
 	ns := namespace(t)
 	must(t, a.direct, "create", "configmap", "before", "-n", ns)
 	must(t, a.proxied, "get", "configmaps", "-n", ns)
-	if r := decide(t, shared.Alice, "revoke", a.run, "--reason", "it went astray"); !r.OK() {
+	if r := tipstaff(t, shared.Alice, "revoke", a.run, "--reason", "it went astray"); !r.OK() {
 		t.Fatal(r.Output())
 	}
 	// Every replica sees a revocation within a second.
