@@ -44,6 +44,7 @@ var hides = []struct {
 	{"a watched table", "secrets", `{"type":"ADDED","object":{"kind":"Table","rows":[{"cells":["a"],"object":{"kind":"Secret","data":{"k":"` + planted64 + `"}}}]}}`, `"cells"`},
 	{"last-applied that is no JSON", "", `{"kind":"Secret","metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"k: ` + planted + `"}}}`, ""},
 	{"a word spelt with escapes", "", `{"k\u0069nd":"S\u0065cret","d\u0061ta":{"k":"` + planted64 + `"}}`, ""},
+	{"an annotation spelt with an escaped slash", "pods", `{"kind":"PodList","items":[{"metadata":{"annotations":{"kubectl.kubernetes.io\/last-applied-configuration":"{\"kind\":\"Secret\",\"stringData\":{\"k\":\"` + planted + `\"}}"}}}]}`, "annotations"},
 	{"a patch that doesn't say its kind", "secrets", `{"data":{"k":"` + planted64 + `"},"stringData":{"l":"` + planted + `"}}`, `"l"`},
 	{"an error that quotes the value", "secrets", `{"kind":"Status","status":"Failure","reason":"Invalid","message":"data[k]: Invalid value: ` + planted + `","details":{"name":"s","kind":"Secret","causes":[{"field":"data[k]","message":"` + planted + `"}]}}`, `"Invalid"`},
 	{"a requested token", "", `{"kind":"TokenRequest","spec":{"audiences":["a"]},"status":{"token":"` + planted + `"}}`, `"audiences"`},

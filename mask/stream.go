@@ -58,6 +58,10 @@ func (s *Scoped) JSONOf(resource, subresource string, dst io.Writer, src io.Read
 	}
 }
 
+// memberOverhead is what keeping one member costs beside its text, so that very
+// many small ones are bounded too.
+const memberOverhead = 64
+
 // member is one name and value of the object being read, kept until it is
 // known what the object is.
 type member struct {
@@ -99,7 +103,7 @@ func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, hint string) error {
 		if err != nil {
 			return fmt.Errorf("mask: %w", hide(err))
 		}
-		if size += len(v); size > MaxObjectBytes {
+		if size += memberOverhead + len(name) + len(v); size > MaxObjectBytes {
 			return fmt.Errorf("mask: %w", errTooLarge)
 		}
 		if name == "kind" {
@@ -222,7 +226,7 @@ func concerned(raw []byte, hint string) bool {
 	if sensitive(hint) {
 		return true
 	}
-	if bytes.Contains(raw, []byte(`\u`)) {
+	if bytes.Contains(raw, []byte(`\u`)) || bytes.Contains(raw, []byte(`\/`)) {
 		return true
 	}
 	for _, word := range []string{`"data"`, `"stringData"`, `Secret"`, `"TokenRequest"`, `"Status"`, lastApplied} {

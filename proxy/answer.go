@@ -44,7 +44,7 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 		if err == nil {
 			err = out.Writer.Flush()
 		}
-		if err != nil {
+		if err != nil && resp.Request.Context().Err() == nil {
 			// The reader is cut off here: what was buffered is whole values, or
 			// items that were masked, but their end would look like the list's.
 			p.log.Warn("answer cut: it could not be masked", "resource", info.Resource, "error", err)

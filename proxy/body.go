@@ -8,6 +8,7 @@ import (
 	"io"
 	"mime"
 	"net/http"
+	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -20,6 +21,10 @@ import (
 // (apiserver, server/config.go, MaxRequestBodyBytes).
 const maxBodyBytes = 3 << 20
 
+// bodyTimeout bounds how long a client may take to send it. The API server
+// gives a whole request 60 s (--request-timeout).
+const bodyTimeout = 60 * time.Second
+
 // checkBody reads the request's body, refuses a mark in it (I8), and leaves the
 // body to be read again.
 func checkBody(w http.ResponseWriter, r *http.Request) *apierrors.StatusError {
@@ -29,7 +34,10 @@ func checkBody(w http.ResponseWriter, r *http.Request) *apierrors.StatusError {
 	if r.Header.Get("Content-Encoding") != "" {
 		return unsupported("a request's body must not be compressed")
 	}
+	rc := http.NewResponseController(w)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of ours can; a writer in a test may not
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
+	_ = rc.SetReadDeadline(time.Time{}) // the answer may be a stream without end
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
 			return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the body is larger than %d bytes", maxBodyBytes))
@@ -61,13 +69,13 @@ func refuseMarks(contentType string, body []byte) *apierrors.StatusError {
 		if err := json.Unmarshal(body, &v); err != nil {
 			return apierrors.NewBadRequest("the body is no JSON")
 		}
-		return refuseMarksIn(v)
+		return refuseMarksIn(v, body)
 	case "application/yaml", "application/apply-patch+yaml":
 		var v any
 		if err := yaml.Unmarshal(body, &v); err != nil {
 			return apierrors.NewBadRequest("the body is no YAML")
 		}
-		return refuseMarksIn(v)
+		return refuseMarksIn(v, body)
 	case "application/vnd.kubernetes.protobuf":
 		// A Secret's values are raw bytes there, a mark stands as it is.
 		if mask.HasMark(string(body)) {
@@ -78,9 +86,14 @@ func refuseMarks(contentType string, body []byte) *apierrors.StatusError {
 	return unsupported("the proxy takes bodies in JSON, YAML or Kubernetes' protobuf")
 }
 
-func refuseMarksIn(v any) *apierrors.StatusError {
+// refuseMarksIn looks at the decoded body, to name the field, and at the bytes:
+// of a name given twice the decoded body holds only the last.
+func refuseMarksIn(v any, body []byte) *apierrors.StatusError {
 	if path, found := mask.ContainsMark(v); found {
 		return markRefused(path)
+	}
+	if mask.HasMark(string(body)) {
+		return markRefused("the body")
 	}
 	return nil
 }

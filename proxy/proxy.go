@@ -91,7 +91,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	scoped := p.masker.Scope(string(agent.Key()))
+	scoped := p.masker.Scope(agent.Run)
 	rp := httputil.ReverseProxy{
 		Transport: transport.NewImpersonatingRoundTripper(impersonation(agent), p.transport),
 		Rewrite: func(pr *httputil.ProxyRequest) {

@@ -118,6 +118,7 @@ func TestTheClientCannotSayWhoItIs(t *testing.T) {
 		"Impersonate_user":        {"root"},
 		"Connection":              {"keep-alive, Impersonate-User, Impersonate-Group, Accept"},
 		"Cookie":                  {"a=b"},
+		"Audit-Id":                {"mine"},
 		"Accept":                  {"application/vnd.kubernetes.protobuf,application/json"},
 	}, "")
 	if resp.StatusCode != 200 {
@@ -136,6 +137,7 @@ func TestTheClientCannotSayWhoItIs(t *testing.T) {
 		"X-Remote-Group":                          "",
 		"Impersonate_user":                        "",
 		"Cookie":                                  "",
+		"Audit-Id":                                "",
 		"Authorization":                           "Bearer proxys-own",
 		"Accept":                                  "application/json",
 		"Accept-Encoding":                         "identity",
@@ -194,6 +196,7 @@ func TestRefusedBeforeTheAPIServer(t *testing.T) {
 		{"a mark in data", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"data":{"k":"` + mark64 + `"}}`, 403, "data.k holds a mark"},
 		{"a mark in a YAML apply", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: \"x" + mark + "\"\n", 403, "stringData.k holds a mark"},
 		{"a mark in a JSON patch", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json-patch+json"}}, `[{"op":"add","path":"/data/k","value":"` + mark64 + `"}]`, 403, "[0].value holds a mark"},
+		{"a mark under a name given twice", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"data":{"k":"` + mark64 + `"},"data":{}}`, 403, "the body holds a mark"},
 		{"a mark in protobuf", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/vnd.kubernetes.protobuf"}}, "k8s\x00\x01" + mark, 403, "holds a mark"},
 		{"a body too large", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, strings.Repeat(" ", maxBodyBytes+1), 413, "larger"},
 		{"a compressed body", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Encoding": {"gzip"}}, "x", 415, "compressed"},
