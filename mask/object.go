@@ -77,16 +77,16 @@ func (s *Scoped) object(obj map[string]any, hint string, depth int) {
 		kind = hint
 	}
 	s.metadata(obj, depth)
-	switch {
-	case kind == "Secret":
+	switch kind {
+	case "Secret":
 		s.secret(obj)
-	case kind == "TokenRequest":
+	case "TokenRequest":
 		if st, ok := obj["status"].(map[string]any); ok {
 			s.member(st, "token", s.String)
 		}
-	case kind == "Status":
+	case "Status":
 		s.status(obj)
-	case kind == "":
+	case "":
 		// Nothing says what it is: data is masked as if it were a Secret's,
 		// unless it is a watch event, whose object says it.
 		if _, event := obj["object"].(map[string]any); !event {

@@ -83,7 +83,7 @@ func (p *Proxy) replaceAnswer(resp *http.Response) error {
 		code = http.StatusBadGateway
 	}
 	body, err := json.Marshal(statusOf(&apierrors.StatusError{ErrStatus: metav1.Status{
-		Status: metav1.StatusFailure, Code: int32(code), Message: message, //nolint:gosec // an HTTP status code
+		Status: metav1.StatusFailure, Code: int32(code), Message: message,
 	}}))
 	if err != nil {
 		return fmt.Errorf("encode status: %w", err)

@@ -177,7 +177,7 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited boo
 		after := retryAfter(now.Sub(a.CreationTimestamp.Time), a.Spec.ExpiresAt.Sub(now), waited)
 		resp = refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests,
 			heldText(r.action, a, d.failed), causes(ReasonHeld, a.Spec.Rule, a, false))
-		resp.Result.Details.RetryAfterSeconds = int32(after / time.Second)
+		resp.Result.Details.RetryAfterSeconds = int32(after / time.Second) //nolint:gosec // at most a minute, see retryAfter
 		notes[v1alpha1.AnnotationVerdict] = "held"
 	}
 	resp.AuditAnnotations = notes

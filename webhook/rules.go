@@ -44,20 +44,19 @@ func compileAll(rules []Rule, at *field.Path) ([]rule, field.ErrorList) {
 	var errs field.ErrorList
 	out := make([]rule, 0, len(rules))
 	names := map[string]bool{}
-	for i := range rules {
+	for i, r := range rules {
 		at := at.Index(i)
-		errs = append(errs, rules[i].validate(at)...)
-		if name := rules[i].Name; names[name] {
-			errs = append(errs, field.Duplicate(at.Child("name"), name))
-		} else {
-			names[name] = true
+		errs = append(errs, r.validate(at)...)
+		if names[r.Name] {
+			errs = append(errs, field.Duplicate(at.Child("name"), r.Name))
 		}
-		program, err := compile(rules[i].Match)
+		names[r.Name] = true
+		program, err := compile(r.Match)
 		if err != nil {
-			errs = append(errs, field.Invalid(at.Child("match"), rules[i].Match, err.Error()))
+			errs = append(errs, field.Invalid(at.Child("match"), r.Match, err.Error()))
 			continue
 		}
-		out = append(out, rule{Rule: rules[i].withDefaults(), program: program})
+		out = append(out, rule{Rule: r.withDefaults(), program: program})
 	}
 	return out, errs
 }

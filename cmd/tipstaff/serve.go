@@ -292,7 +292,8 @@ func (p *process) serveHealth(ctx context.Context, listen string) error {
 		return fmt.Errorf("health: %w: name another address at health.listen", err)
 	case <-ctx.Done():
 		_ = srv.Close() // probes only: nothing to drain
-		_ = <-served    // http.ErrServerClosed
+		//nolint:errcheck // http.ErrServerClosed, by the line above
+		<-served
 		return nil
 	}
 }
