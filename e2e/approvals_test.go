@@ -25,6 +25,9 @@ func TestI2_AgentsDecideNothing(t *testing.T) {
 		refused(t, "", as, "delete", "approval", ap.Name)
 		refused(t, "", as, "create", "-f", writeFile(t, `{"apiVersion":"tipstaff.dev/v1alpha1","kind":"Revocation","metadata":{"name":"by-agent"},"spec":{"run":"`+other.run+`","reason":"mine"}}`))
 	}
+	// The schema of approvals: its defaults would be everybody's decisions.
+	refused(t, "agents change nothing in tipstaff.dev", asks.proxied, "patch", "crd", "approvals.tipstaff.dev", "--type=json", "-p",
+		`[{"op":"add","path":"/spec/versions/0/schema/openAPIV3Schema/properties/status/default","value":{"phase":"Approved"}}]`)
 	if got := phase(t, ns); got != "Active" {
 		t.Errorf("the namespace is %s", got)
 	}

@@ -21,6 +21,7 @@ func fingerprint(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object
 	b, err := json.Marshal(struct {
 		Version                                  string
 		User, Issuer, Run, Profile               string
+		Model, Owner, Task                       string
 		Operation                                string
 		KindGroup, KindVersion, Kind             string
 		Group, APIVersion, Resource, Subresource string
@@ -30,6 +31,7 @@ func fingerprint(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object
 	}{
 		Version: "tipstaff/1",
 		User:    agent.User, Issuer: agent.Issuer, Run: agent.Run, Profile: agent.Profile,
+		Model: agent.Model, Owner: agent.Owner, Task: agent.Task,
 		Operation: string(req.Operation),
 		KindGroup: req.Kind.Group, KindVersion: req.Kind.Version, Kind: req.Kind.Kind,
 		Group: req.Resource.Group, APIVersion: req.Resource.Version, Resource: req.Resource.Resource, Subresource: req.SubResource,

@@ -29,7 +29,7 @@ func fingerprintOf(t testing.TB, req *admissionv1.AdmissionRequest, agent v1alph
 const (
 	updateLine = "UPDATE apps/deployments shop web"
 	newDeploy  = "{kind: Deployment, metadata: {name: web, uid: u1, resourceVersion: '7', generation: 2, managedFields: [{manager: a}]}, spec: {replicas: 3}, status: {ready: 1}}"
-	oldDeploy  = "{kind: Deployment, metadata: {name: web, uid: u1, resourceVersion: '7'}, spec: {replicas: 1}}"
+	oldDeploy  = "{kind: Deployment, metadata: {name: web, uid: u1, resourceVersion: '7'}, spec: {replicas: 1}, status: {ready: 1}}"
 )
 
 func TestI3_AnyChangeIsAnotherRequest(t *testing.T) {
@@ -51,6 +51,9 @@ func TestI3_AnyChangeIsAnotherRequest(t *testing.T) {
 		"another issuer":                       func(i *in) { i.agent.Issuer = "other" },
 		"another run":                          func(i *in) { i.agent.Run = "run-2" },
 		"another profile":                      func(i *in) { i.agent.Profile = "wide" },
+		"another owner":                        func(i *in) { i.agent.Owner = "mallory" },
+		"another model":                        func(i *in) { i.agent.Model = "other" },
+		"another task":                         func(i *in) { i.agent.Task = "other" },
 		"another operation":                    func(i *in) { i.line = replace(i.line, "UPDATE", "CREATE") },
 		"another group":                        func(i *in) { i.line = replace(i.line, "apps/", "batch/") },
 		"another resource":                     func(i *in) { i.line = replace(i.line, "deployments", "daemonsets") },
@@ -66,6 +69,7 @@ func TestI3_AnyChangeIsAnotherRequest(t *testing.T) {
 		"a label more":                         func(i *in) { i.object = replace(i.object, "uid: u1", "uid: u1, labels: {a: b}") },
 		"another old value":                    func(i *in) { i.old = replace(i.old, "replicas: 1", "replicas: 2") },
 		"an object made anew":                  func(i *in) { i.old = replace(i.old, "u1", "u2") },
+		"a status that the request writes":     func(i *in) { i.object = replace(i.object, "ready: 1", "ready: 2") },
 		"the objects swapped":                  func(i *in) { i.object, i.old = i.old, i.object },
 		"the status, where it is what changes": func(i *in) { i.line = replace(i.line, "deployments", "deployments/status") },
 	}
@@ -88,11 +92,13 @@ func TestI3_AnyChangeIsAnotherRequest(t *testing.T) {
 		seen[fp] = name
 	}
 	same := map[string]func(*in){
-		"the same again":           func(*in) {},
-		"another resourceVersion":  func(i *in) { i.object, i.old = replace(i.object, "'7'", "'8'"), replace(i.old, "'7'", "'8'") },
-		"another generation":       func(i *in) { i.object = replace(i.object, "generation: 2", "generation: 3") },
-		"other managedFields":      func(i *in) { i.object = replace(i.object, "manager: a", "manager: b") },
-		"another status":           func(i *in) { i.object = replace(i.object, "ready: 1", "ready: 2") },
+		"the same again":          func(*in) {},
+		"another resourceVersion": func(i *in) { i.object, i.old = replace(i.object, "'7'", "'8'"), replace(i.old, "'7'", "'8'") },
+		"another generation":      func(i *in) { i.object = replace(i.object, "generation: 2", "generation: 3") },
+		"other managedFields":     func(i *in) { i.object = replace(i.object, "manager: a", "manager: b") },
+		"another status": func(i *in) {
+			i.object, i.old = replace(i.object, "ready: 1", "ready: 2"), replace(i.old, "ready: 1", "ready: 2")
+		},
 		"another token of the run": func(i *in) { i.agent.CredentialID = "JTI=2" },
 		"another review of it":     func(i *in) { i.req = func(r *admissionv1.AdmissionRequest) { r.UID = "uid-2" } },
 	}
@@ -110,6 +116,16 @@ func TestI3_StatusCountsWhereItIsWhatChanges(t *testing.T) {
 	b := fingerprintOf(t, request(t, line, strings.Replace(newDeploy, "ready: 1", "ready: 2", 1), oldDeploy), testAgent)
 	if a == b {
 		t.Error("two statuses, one fingerprint")
+	}
+}
+
+func TestI3_ABindingKeepsThePodItMeans(t *testing.T) {
+	t.Parallel()
+	const line = "CREATE core/bindings shop web-0"
+	a := fingerprintOf(t, request(t, line, "{metadata: {name: web-0, uid: u1}, target: {name: n1}}", ""), testAgent)
+	b := fingerprintOf(t, request(t, line, "{metadata: {name: web-0}, target: {name: n1}}", ""), testAgent)
+	if a == b {
+		t.Error("a binding without its precondition has the same fingerprint")
 	}
 }
 

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"fmt"
+	"reflect"
 	"strings"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -15,8 +16,8 @@ const serviceAccountVolume = "kube-api-access-"
 
 // normalised gives copies of the new and the old object without what changes
 // from one try of the same request to the next and carries no meaning:
-// managedFields, resourceVersion, generation, creationTimestamp, status (unless
-// the request is about status) and, in an object about to be created, its fresh
+// managedFields, resourceVersion, generation, creationTimestamp, a status that
+// the request doesn't change and, in an object about to be created, its fresh
 // uid and the server's random part of names. The old object keeps its uid: one
 // that was deleted and made again is another object.
 func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) (newObj, oldObj map[string]any) {
@@ -25,14 +26,15 @@ func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]
 		if obj == nil {
 			continue
 		}
-		if req.SubResource != "status" {
-			delete(obj, "status")
-		}
 		if meta, ok := obj["metadata"].(map[string]any); ok {
 			for _, key := range []string{"managedFields", "resourceVersion", "generation", "creationTimestamp", "selfLink"} {
 				delete(meta, key)
 			}
 		}
+	}
+	if statusStands(req, newObj, oldObj) {
+		delete(newObj, "status")
+		delete(oldObj, "status")
 	}
 	if req.Operation == admissionv1.Create && newObj != nil {
 		normaliseNew(req, newObj)
@@ -40,9 +42,25 @@ func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]
 	return newObj, oldObj
 }
 
+// statusStands reports whether the request leaves status alone, which moves by
+// itself while people decide. Where the API server keeps status for its
+// subresource, it has put the old one back by now; a kind without that
+// subresource, or approval of a CSR, writes it: then it is content like any other.
+func statusStands(req *admissionv1.AdmissionRequest, newObj, oldObj map[string]any) bool {
+	switch req.Operation {
+	case admissionv1.Delete:
+		return true
+	case admissionv1.Update:
+		return req.SubResource != "status" && reflect.DeepEqual(newObj["status"], oldObj["status"])
+	}
+	return false
+}
+
 func normaliseNew(req *admissionv1.AdmissionRequest, obj map[string]any) {
 	if meta, ok := obj["metadata"].(map[string]any); ok {
-		if uid, ok := meta["uid"].(string); ok && uid != "" && req.SubResource == "" {
+		// A binding's uid is its client's: the pod that it means.
+		binding := req.Resource.Group == "" && req.Resource.Resource == "bindings"
+		if uid, ok := meta["uid"].(string); ok && uid != "" && req.SubResource == "" && !binding {
 			delete(meta, "uid")
 			// A Job's selector and labels carry its own uid.
 			replaceString(obj, uid, "(this object's uid)")

@@ -166,8 +166,8 @@ func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, 
 	if resp, err := w.revokedAnswer(r); resp != nil || err != nil {
 		return resp, err
 	}
-	if req.Resource.Group == v1alpha1.Group {
-		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing in %s. Nothing has changed.", r.action, ownObjectsRule, v1alpha1.Group),
+	if ownObject(r) {
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing in %s, nor what defines and serves it. Nothing has changed.", r.action, ownObjectsRule, v1alpha1.Group),
 			causes(ReasonRule, ownObjectsRule, nil, true)), ownObjectsRule, ""), nil
 	}
 	if r.object != nil {
