@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"reflect"
 	"strings"
 	"testing"
@@ -48,6 +50,18 @@ var hides = []struct {
 	{"a patch that doesn't say its kind", "secrets", `{"data":{"k":"` + planted64 + `"},"stringData":{"l":"` + planted + `"}}`, `"l"`},
 	{"an error that quotes the value", "secrets", `{"kind":"Status","status":"Failure","reason":"Invalid","message":"data[k]: Invalid value: ` + planted + `","details":{"name":"s","kind":"Secret","causes":[{"field":"data[k]","message":"` + planted + `"}]}}`, `"Invalid"`},
 	{"a requested token", "", `{"kind":"TokenRequest","spec":{"audiences":["a"]},"status":{"token":"` + planted + `"}}`, `"audiences"`},
+	{"last-applied under an escaped slash", "pods", `{"kind":"PartialObjectMetadata","metadata":{"annotations":{"kubectl.kubernetes.io\/last-applied-configuration":"{\"kind\":\"Secret\",\"stringData\":{\"k\":\"` + planted + `\"}}"}}}`, "PartialObjectMetadata"},
+	{"a Secret whose last-applied calls itself something else", "", `{"kind":"Secret","metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"kind\":\"Foo\",\"data\":{\"k\":\"` + planted64 + `\"}}"}}}`, ""},
+	{"metadata of a Secret whose last-applied calls itself something else", "secrets", `{"kind":"PartialObjectMetadataList","items":[{"kind":"PartialObjectMetadata","metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"kind\":\"Foo\",\"data\":{\"k\":\"` + planted64 + `\"}}"}}}]}`, ""},
+	{"an error that doesn't say what it is about", "secrets", `{"kind":"Status","status":"Failure","reason":"Invalid","message":"denied: was ` + planted + `"}`, `"Invalid"`},
+	{"a watch error that doesn't say what it is about", "secrets", `{"type":"ERROR","object":{"kind":"Status","status":"Failure","reason":"InternalError","message":"cannot read ` + planted + `"}}`, `"ERROR"`},
+	{"data, then items, then the kind, asked for as something else", "widgets", `{"data":{"k":"` + planted64 + `"},"items":[],"kind":"Secret"}`, ""},
+	{"the kind, then items, then data, asked for as something else", "widgets", `{"kind":"Secret","items":[],"data":{"k":"` + planted64 + `"}}`, ""},
+	{"a list whose kind comes last, asked for as something else", "widgets", `{"items":[{"metadata":{"name":"a"},"data":{"k":"` + planted64 + `"}}],"kind":"SecretList"}`, `"name":"a"`},
+	{"a list of Secrets that calls itself another list", "secrets", `{"kind":"WidgetList","items":[{"data":{"k":"` + planted64 + `"}}]}`, ""},
+	{"a SecretList of bare strings", "secrets", `{"kind":"SecretList","items":["` + planted + `",["` + planted + `"]]}`, ""},
+	{"a table row that is a bare string", "secrets", `{"kind":"Table","rows":["` + planted + `",{"object":"` + planted + `"}]}`, ""},
+	{"a watch event whose object is a bare string", "secrets", `{"type":"ADDED","object":"` + planted + `"}`, "ADDED"},
 	{"data that is no base64", "", `{"kind":"Secret","data":{"k":"` + planted + `"}}`, `"k"`},
 	{"data of the wrong shape", "", `{"kind":"Secret","data":["` + planted + `",{"x":"` + planted + `"}]}`, ""},
 }
@@ -88,6 +102,9 @@ func TestWhatIsNotSecretPassesUnchanged(t *testing.T) {
 		{"an integer that a float can't hold", "", `{"kind":"Pod","spec":{"n":9007199254740993},"data":null}`},
 		{"an object with items of its own", "", `{"kind":"Thing","items":[1,"a",null],"rows":[],"x":{"y":[]}}`},
 		{"a Secret that isn't found", "secrets", `{"kind":"Status","status":"Failure","message":"secrets \"a\" not found","reason":"NotFound","details":{"name":"a","kind":"secrets"},"code":404}`},
+		{"an error about something else than Secrets", "pods", `{"kind":"Status","status":"Failure","reason":"Invalid","message":"spec.x: bad","details":{"kind":"Pod","causes":[{"message":"bad"}]}}`},
+		{"a refusal that quotes no values", "secrets", `{"kind":"Status","status":"Failure","reason":"Forbidden","message":"secrets is forbidden"}`},
+		{"a list of custom objects, whose kind comes after them", "widgets", `{"apiVersion":"x/v1","items":[{"apiVersion":"x/v1","kind":"Widget","data":{"k":"v"}}],"kind":"WidgetList"}`},
 		{"an empty list", "", `{"kind":"SecretList","items":[]}`},
 		{"an empty object", "", `{}`},
 		{"a bookmark", "", `{"type":"BOOKMARK","object":{"kind":"Pod","metadata":{"resourceVersion":"3"}}}`},
@@ -193,6 +210,152 @@ func TestContainsMark(t *testing.T) {
 			t.Errorf("%s: got %q %v", tc.name, path, found)
 		}
 	}
+}
+
+// TestMarksLookTheSameInBothBase64Alphabets is what aligned rests on.
+func TestMarksLookTheSameInBothBase64Alphabets(t *testing.T) {
+	t.Parallel()
+	for _, shape := range shapes[1:] {
+		if strings.ContainsAny(shape, "+/=-_") || len(shape) < 16 {
+			t.Errorf("%q", shape)
+		}
+	}
+}
+
+func TestHasMarkAtEveryPlace(t *testing.T) {
+	t.Parallel()
+	mark := scoped(t).String("x")
+	for before := range 7 {
+		for after := range 4 {
+			text := strings.Repeat("a", before) + mark + strings.Repeat("b", after)
+			for name, enc := range map[string]string{
+				"standard": base64.StdEncoding.EncodeToString([]byte(text)),
+				"raw URL":  base64.RawURLEncoding.EncodeToString([]byte(text)),
+			} {
+				if !HasMark(enc) || !HasMark("x: "+enc+"!") || !HasMark(enc[:9]+"\r\n"+enc[9:]) {
+					t.Errorf("%s base64 with %d bytes before and %d after hides the mark", name, before, after)
+				}
+			}
+		}
+	}
+}
+
+// endless never stops giving the same byte, and counts.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	for i := range p {
+		p[i] = 'a'
+	}
+	e.read += len(p)
+	return len(p), nil
+}
+
+func TestAValueTooLargeIsRefusedBeforeItIsHeld(t *testing.T) {
+	t.Parallel()
+	for _, start := range []string{`{"`, `{"a":"`, `{"kind":"SecretList","items":["`, `{"kind":"Table","rows":[{"object":{"`} {
+		e := &endless{}
+		err := scoped(t).JSON(io.Discard, io.MultiReader(strings.NewReader(start), e))
+		if !errors.Is(err, errTooLarge) {
+			t.Errorf("%s…: got %v", start, err)
+		}
+		if e.read > 2*MaxObjectBytes {
+			t.Errorf("%s…: %d bytes were read first", start, e.read)
+		}
+	}
+}
+
+func TestItemsUpToTheBoundPass(t *testing.T) {
+	t.Parallel()
+	item := `{"x":"` + strings.Repeat("y", MaxObjectBytes-len(`{"x":""}`)) + `"}`
+	var out bytes.Buffer
+	if err := scoped(t).JSON(&out, strings.NewReader(`{"kind":"WidgetList","items":[`+item+","+item+`]}`)); err != nil {
+		t.Fatal(err)
+	}
+	if out.Len() < 2*MaxObjectBytes {
+		t.Errorf("only %d bytes came out", out.Len())
+	}
+}
+
+// TestI7_StreamedIsAsDecoded makes random answers with Secrets at every place
+// and their members in any order, and holds the stream against the masker that
+// decodes everything first.
+func TestI7_StreamedIsAsDecoded(t *testing.T) {
+	t.Parallel()
+	for seed := range uint64(4000) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		resource := []string{"", "secrets", "widgets"}[r.IntN(3)]
+		in := randomAnswer(r, 0, false)
+		var out bytes.Buffer
+		if err := scoped(t).JSONOf(resource, "", &out, iotest.HalfReader(strings.NewReader(in))); err != nil {
+			t.Fatalf("seed %d: %v in %s", seed, err, in)
+		}
+		if leaks(out.String()) {
+			t.Fatalf("seed %d, %q: the value passed\n in  %s\n out %s", seed, resource, in, out.String())
+		}
+		whole, ok := parse(t, in).(map[string]any)
+		if !ok {
+			t.Fatalf("seed %d: no object: %s", seed, in)
+		}
+		scoped(t).ObjectOf(resource, "", whole)
+		if want := parse(t, mustEncode(t, whole)); !reflect.DeepEqual(parse(t, out.String()), want) {
+			t.Fatalf("seed %d, %q:\n in   %s\n out  %s\n want %v", seed, resource, in, out.String(), want)
+		}
+	}
+}
+
+// randomAnswer gives an object whose Secrets hold the planted value. Each
+// object says its kind, except where bare: there the list around it says it.
+func randomAnswer(r *rand.Rand, depth int, bare bool) string {
+	list := func(n int, f func() string) string {
+		var all []string
+		for range n {
+			all = append(all, f())
+		}
+		return "[" + strings.Join(all, ",") + "]"
+	}
+	secret := func(bare bool) []string {
+		members := []string{
+			`"metadata":{"name":"s","annotations":{"a":"b","kubectl.kubernetes.io/last-applied-configuration":` +
+				string(quoted(`{"kind":"Secret","data":{"k":"`+planted64+`"}}`)) + `}}`,
+			`"data":{"k":"` + planted64 + `","n":null,"` + fmt.Sprint(r.IntN(9)) + `":"` + planted64 + `"}`,
+			`"stringData":{"k":"` + planted + `"}`,
+		}
+		if !bare {
+			members = append(members, `"kind":"Secret"`, `"apiVersion":"v1"`)
+		}
+		return members
+	}
+	widget := []string{`"kind":"Widget"`, `"metadata":{"name":"w"}`, `"spec":{"n":12345678901234567890,"x":[true,null,{"data":1}]}`}
+	var members []string
+	pick := r.IntN(6)
+	if depth > 2 {
+		pick %= 2
+	}
+	switch {
+	case bare || pick == 0:
+		members = secret(bare)
+	case pick == 1:
+		members = widget
+	case pick == 2:
+		members = []string{`"kind":"List"`, `"metadata":{}`, `"items":` + list(r.IntN(4), func() string { return randomAnswer(r, depth+1, false) })}
+	case pick == 3:
+		members = []string{`"kind":"SecretList"`, `"metadata":{}`, `"items":` + list(r.IntN(4), func() string { return randomAnswer(r, depth+1, true) })}
+	case pick == 4:
+		members = []string{`"kind":"Table"`, `"columnDefinitions":[]`, `"rows":` + list(r.IntN(4), func() string { return `{"cells":["a",1],"object":` + randomAnswer(r, depth+1, false) + `}` })}
+	default:
+		members = []string{`"type":"ADDED"`, `"object":` + randomAnswer(r, depth+1, false)}
+	}
+	r.Shuffle(len(members), func(i, j int) { members[i], members[j] = members[j], members[i] })
+	return "{" + strings.Join(members, ", ") + "}"
+}
+
+func quoted(s string) []byte {
+	b, err := json.Marshal(s)
+	if err != nil {
+		panic(err) // a string always encodes
+	}
+	return b
 }
 
 func TestObjectOfPatch(t *testing.T) {

@@ -76,7 +76,14 @@ func (s *Scoped) object(obj map[string]any, hint string, depth int) {
 	if kind == "" {
 		kind = hint
 	}
-	s.metadata(obj, depth)
+	// What was applied to a Secret was a Secret, whatever the annotation calls it.
+	applied := ""
+	if sensitive(kind) {
+		applied = kind
+	} else if sensitive(hint) {
+		applied = hint
+	}
+	s.metadata(obj, applied, depth)
 	switch kind {
 	case "Secret":
 		s.secret(obj)
@@ -85,35 +92,42 @@ func (s *Scoped) object(obj map[string]any, hint string, depth int) {
 			s.member(st, "token", s.String)
 		}
 	case "Status":
-		s.status(obj)
+		s.status(obj, hint)
 	case "":
-		// Nothing says what it is: data is masked as if it were a Secret's,
-		// unless it is a watch event, whose object says it.
-		if _, event := obj["object"].(map[string]any); !event {
-			s.secret(obj)
-		}
+		// Nothing says what it is: data is masked as if it were a Secret's. The
+		// wrappers that have no kind, watch events and table rows, have no data.
+		s.secret(obj)
 	}
 	if items, ok := obj["items"].([]any); ok {
-		item := strings.TrimSuffix(kind, "List")
-		if !strings.HasSuffix(kind, "List") {
-			item = hint
-		}
-		s.each(items, item, depth)
+		s.each(items, itemKind(kind, hint), depth)
 	}
 	if rows, ok := obj["rows"].([]any); ok {
-		for _, row := range rows {
+		for i, row := range rows {
 			if r, ok := row.(map[string]any); ok {
 				s.child(r, "object", hint, depth)
+			} else if sensitive(hint) {
+				rows[i] = s.deep(row)
 			}
 		}
 	}
 	s.child(obj, "object", hint, depth)
 }
 
+// itemKind is the kind to assume of a list's items: what the request was about
+// where that is masked, else what the list's own kind says.
+func itemKind(list, hint string) string {
+	if item, ok := strings.CutSuffix(list, "List"); ok && !sensitive(hint) && item != "PartialObjectMetadata" {
+		return item
+	}
+	return hint
+}
+
 func (s *Scoped) each(items []any, kind string, depth int) {
-	for _, it := range items {
+	for i, it := range items {
 		if o, ok := it.(map[string]any); ok {
 			s.object(o, kind, depth+1)
+		} else if sensitive(kind) {
+			items[i] = s.deep(it)
 		}
 	}
 }
@@ -121,6 +135,8 @@ func (s *Scoped) each(items []any, kind string, depth int) {
 func (s *Scoped) child(obj map[string]any, name, hint string, depth int) {
 	if o, ok := obj[name].(map[string]any); ok {
 		s.object(o, hint, depth+1)
+	} else if v, ok := obj[name]; ok && sensitive(hint) {
+		obj[name] = s.deep(v)
 	}
 }
 
@@ -150,8 +166,9 @@ func (s *Scoped) values(obj map[string]any, field string, mark func(string) stri
 	}
 }
 
-// metadata masks the annotation that holds the object as it was applied.
-func (s *Scoped) metadata(obj map[string]any, depth int) {
+// metadata masks the annotation that holds the object as it was applied. hint
+// is the kind of the object that carries it, where that is masked.
+func (s *Scoped) metadata(obj map[string]any, hint string, depth int) {
 	meta, _ := obj["metadata"].(map[string]any)
 	ann, _ := meta["annotations"].(map[string]any)
 	applied, ok := ann[lastApplied].(string)
@@ -168,7 +185,7 @@ func (s *Scoped) metadata(obj map[string]any, depth int) {
 		ann[lastApplied] = s.String(applied)
 		return
 	}
-	s.object(o, "", depth+1)
+	s.object(o, hint, depth+1)
 	out, err := encode(o)
 	if err != nil {
 		ann[lastApplied] = s.String(applied)
@@ -184,11 +201,12 @@ var quoteless = map[string]bool{
 	"NotAcceptable": true, "UnsupportedMediaType": true, "ServiceUnavailable": true, "Timeout": true, "ServerTimeout": true,
 }
 
-// status masks what an error about a Secret may quote.
-func (s *Scoped) status(obj map[string]any) {
+// status masks what an error about a Secret may quote. An admission webhook's
+// refusal carries no details: then hint, from the request, says what it is about.
+func (s *Scoped) status(obj map[string]any, hint string) {
 	details, _ := obj["details"].(map[string]any)
 	kind := strings.ToLower(text(details["kind"]))
-	if kind != "secret" && kind != "secrets" || quoteless[text(obj["reason"])] {
+	if kind != "secret" && kind != "secrets" && hint != "Secret" || quoteless[text(obj["reason"])] {
 		return
 	}
 	s.member(obj, "message", s.String)
@@ -231,12 +249,8 @@ func (s *Scoped) deep(v any) any {
 		return s.String(v)
 	case json.Number:
 		return s.String(v.String())
-	case float64, int64, bool:
-		b, err := json.Marshal(v)
-		if err != nil {
-			return s.String("?")
-		}
-		return s.String(string(b))
+	case nil:
+		return nil
 	case []any:
 		for i, e := range v {
 			v[i] = s.deep(e)
@@ -246,7 +260,12 @@ func (s *Scoped) deep(v any) any {
 		s.all(v)
 		return v
 	}
-	return v
+	// Numbers and booleans, of whatever Go type the decoder gave them.
+	b, err := json.Marshal(v)
+	if err != nil {
+		return s.String("?")
+	}
+	return s.String(string(b))
 }
 
 func text(v any) string {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
@@ -32,11 +31,13 @@ func (s *Scoped) JSON(dst io.Writer, src io.Reader) error { return s.JSONOf("", 
 // what it is, is taken for one of it.
 func (s *Scoped) JSONOf(resource, subresource string, dst io.Writer, src io.Reader) error {
 	hint := kindOf(resource, subresource)
-	d := jsontext.NewDecoder(src)
+	in := &bounded{src: src}
+	d := jsontext.NewDecoder(in)
 	for {
+		in.refill()
 		switch kind := d.PeekKind(); kind {
 		case '{':
-			if err := s.stream(dst, d, hint); err != nil {
+			if err := s.stream(dst, d, in, hint); err != nil {
 				return err
 			}
 		case jsontext.KindInvalid:
@@ -58,9 +59,31 @@ func (s *Scoped) JSONOf(resource, subresource string, dst io.Writer, src io.Read
 	}
 }
 
-// memberOverhead is what keeping one member costs beside its text, so that very
-// many small ones are bounded too.
-const memberOverhead = 64
+// bounded refuses to read more than one value may take, so that a value too
+// large is never held whole first. It is refilled before each value.
+type bounded struct {
+	src  io.Reader
+	left int
+}
+
+// slackBytes is for what stands around a value: its name, commas, white space.
+const slackBytes = 64 << 10
+
+func (b *bounded) refill() { b.left = MaxObjectBytes + slackBytes }
+
+// Read reads up to the bound.
+func (b *bounded) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLarge
+	}
+	n, err := b.src.Read(p[:min(len(p), b.left)])
+	b.left -= n
+	return n, err
+}
+
+// memberBytes is about what a kept member takes beside its text, so that many
+// tiny ones count for what they cost.
+const memberBytes = 64
 
 // member is one name and value of the object being read, kept until it is
 // known what the object is.
@@ -72,7 +95,7 @@ type member struct {
 // stream copies one top-level object. Its members are kept until they end,
 // when it is masked as a whole, or until an array of items or rows begins: then
 // what was kept goes out and each element is masked by itself.
-func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, hint string) error {
+func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, in *bounded, hint string) error {
 	if _, err := d.ReadToken(); err != nil {
 		return fmt.Errorf("mask: %w", hide(err))
 	}
@@ -80,13 +103,20 @@ func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, hint string) error {
 	size, streamed := 0, false
 	kind := ""
 	for d.PeekKind() != '}' {
+		in.refill()
 		tok, err := d.ReadToken()
 		if err != nil {
 			return fmt.Errorf("mask: %w", hide(err))
 		}
 		name := tok.String()
 		if (name == "items" || name == "rows") && d.PeekKind() == '[' {
-			if err := s.writeMembers(dst, kept, kind, hint, !streamed); err != nil {
+			// A kind that still comes may be a masked one: until then nothing is
+			// known, and the request's own kind doesn't vouch for it.
+			known := hint
+			if kind == "" && !sensitive(hint) {
+				known = ""
+			}
+			if err := s.writeMembers(dst, kept, kind, known, !streamed); err != nil {
 				return err
 			}
 			sep := ","
@@ -94,7 +124,7 @@ func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, hint string) error {
 				sep = ""
 			}
 			kept, size, streamed = nil, 0, true
-			if err := s.elements(dst, d, sep, name, kind, hint); err != nil {
+			if err := s.elements(dst, d, in, sep, name, kind, known); err != nil {
 				return err
 			}
 			continue
@@ -103,7 +133,7 @@ func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, hint string) error {
 		if err != nil {
 			return fmt.Errorf("mask: %w", hide(err))
 		}
-		if size += memberOverhead + len(name) + len(v); size > MaxObjectBytes {
+		if size += len(name) + len(v) + memberBytes; size > MaxObjectBytes {
 			return fmt.Errorf("mask: %w", errTooLarge)
 		}
 		if name == "kind" {
@@ -144,7 +174,7 @@ func (s *Scoped) writeMembers(dst io.Writer, kept []member, kind, hint string, f
 	// A part of the object that doesn't say its kind is masked as the kind that
 	// another part named.
 	h := hint
-	if h == "" && sensitive(kind) {
+	if kind != "" && !sensitive(hint) {
 		h = kind
 	}
 	out, err := s.element(raw.Bytes(), h)
@@ -166,17 +196,18 @@ func (s *Scoped) writeMembers(dst io.Writer, kept []member, kind, hint string, f
 }
 
 // elements copies the array of a list's items or a table's rows.
-func (s *Scoped) elements(dst io.Writer, d *jsontext.Decoder, sep, name, kind, hint string) error {
+func (s *Scoped) elements(dst io.Writer, d *jsontext.Decoder, in *bounded, sep, name, kind, hint string) error {
 	if _, err := d.ReadToken(); err != nil {
 		return fmt.Errorf("mask: %w", hide(err))
 	}
 	if _, err := io.WriteString(dst, sep+`"`+name+`":[`); err != nil {
 		return err
 	}
-	if item, ok := strings.CutSuffix(kind, "List"); ok && name == "items" && item != "" && item != "PartialObjectMetadata" {
-		hint = item
+	if name == "items" {
+		hint = itemKind(kind, hint)
 	}
 	for i := 0; d.PeekKind() != ']'; i++ {
+		in.refill()
 		v, err := d.ReadValue()
 		if err != nil {
 			return fmt.Errorf("mask: %w", hide(err))
@@ -216,6 +247,8 @@ func (s *Scoped) element(raw []byte, hint string) ([]byte, error) {
 	}
 	if o, ok := v.(map[string]any); ok {
 		s.object(o, hint, 0)
+	} else if sensitive(hint) {
+		v = s.deep(v)
 	}
 	return encode(v)
 }
@@ -226,7 +259,7 @@ func concerned(raw []byte, hint string) bool {
 	if sensitive(hint) {
 		return true
 	}
-	if bytes.Contains(raw, []byte(`\u`)) || bytes.Contains(raw, []byte(`\/`)) {
+	if bytes.IndexByte(raw, '\\') >= 0 && (bytes.Contains(raw, []byte(`\u`)) || bytes.Contains(raw, []byte(`\/`))) {
 		return true
 	}
 	for _, word := range []string{`"data"`, `"stringData"`, `Secret"`, `"TokenRequest"`, `"Status"`, lastApplied} {
@@ -239,6 +272,10 @@ func concerned(raw []byte, hint string) bool {
 
 // hide keeps what a syntax error quotes of its input out of messages.
 func hide(err error) error {
+	// jsontext may wrap a failed read in a syntax error.
+	if errors.Is(err, errTooLarge) {
+		return errTooLarge
+	}
 	var syn *jsontext.SyntacticError
 	if errors.As(err, &syn) {
 		return fmt.Errorf("invalid JSON at byte %d", syn.ByteOffset)

@@ -26,7 +26,7 @@ func checkPath(u *url.URL) error {
 	if p == "" || p[0] != '/' {
 		return errors.New("the path must start with a slash")
 	}
-	if clean := path.Clean(p); clean != p && clean+"/" != p {
+	if clean := path.Clean(p); clean != p && (clean+"/" != p || clean == "/") {
 		return errors.New("the path must be clean: no empty, . or .. elements")
 	}
 	escaped := strings.ToLower(u.EscapedPath())
@@ -103,14 +103,18 @@ func notAcceptable() *apierrors.StatusError {
 	}}
 }
 
+// ours are the headers that the proxy sets, or that nobody but the API server
+// may. It takes a request's audit id from Audit-ID and its source addresses
+// from X-Real-Ip (apiserver, filters/audit_init.go; apimachinery, net/http.go).
+var ours = map[string]bool{"authorization": true, "cookie": true, "audit-id": true, "forwarded": true, "x-real-ip": true}
+
 // cleanHeaders removes what could say who the client is, or who asks on whose
 // behalf: the proxy alone says that. The impersonation headers come after.
 func cleanHeaders(h http.Header) {
 	for name := range h {
 		lower := strings.ToLower(name)
-		// A client that chooses its audit id makes its requests hard to tell apart.
-		if lower == "authorization" || lower == "cookie" || lower == "audit-id" ||
-			strings.HasPrefix(lower, "impersonate-") || strings.HasPrefix(lower, "x-remote-") ||
+		if ours[lower] ||
+			strings.HasPrefix(lower, "impersonate-") || strings.HasPrefix(lower, "x-remote-") || strings.HasPrefix(lower, "x-forwarded-") ||
 			// A header name with an underscore is read as one with a hyphen by some servers.
 			strings.Contains(lower, "_") {
 			delete(h, name)

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"mime"
@@ -26,8 +27,12 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 		_ = resp.Body.Close() // nothing of it is wanted
 		return fmt.Errorf("the API server switched protocols unasked")
 	}
-	if resp.Body == http.NoBody || resp.Request.Method == http.MethodHead ||
-		resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
+	if resp.Request.Method == http.MethodHead {
+		// The length of an answer that isn't sent says how long the values are.
+		resp.Header.Del("Content-Length")
+		return nil
+	}
+	if resp.Body == http.NoBody || resp.StatusCode == http.StatusNoContent || resp.StatusCode == http.StatusNotModified {
 		return nil
 	}
 	mt, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
@@ -39,11 +44,7 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	src := resp.Body
 	pr, pw := io.Pipe()
 	go func() {
-		out := &valueWriter{Writer: bufio.NewWriterSize(pw, bufferBytes)}
-		err := scoped.JSONOf(info.Resource, info.Subresource, out, src)
-		if err == nil {
-			err = out.Writer.Flush()
-		}
+		err := maskInto(pw, src, scoped, info)
 		if err != nil && resp.Request.Context().Err() == nil {
 			// The reader is cut off here: what was buffered is whole values, or
 			// items that were masked, but their end would look like the list's.
@@ -53,6 +54,21 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	}()
 	resp.Body = &maskedBody{PipeReader: pr, src: src}
 	return nil
+}
+
+// maskInto masks src into dst. A panic would be a bug of ours; outside of the
+// server's own goroutine it would end every role of the process, not one answer.
+func maskInto(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.RequestInfo) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = errors.New("the masker panicked") // what with may quote the answer
+		}
+	}()
+	out := &valueWriter{Writer: bufio.NewWriterSize(dst, bufferBytes)}
+	if err := scoped.JSONOf(info.Resource, info.Subresource, out, src); err != nil {
+		return err
+	}
+	return out.Writer.Flush()
 }
 
 // valueWriter passes on what is buffered when the masker has finished a value.

@@ -15,6 +15,11 @@
 // exec, attach, port-forward and the proxy subresources, which are not offered
 // through it yet. Paths that two readers could read differently get 400.
 //
-// When the API server can't be reached it answers 503; when an answer can't be
-// masked midway, the connection is cut.
+// When the API server can't be reached it answers 503, when it doesn't answer in
+// time 504; when an answer can't be masked midway, the connection is cut.
+//
+// Not closed in this version: a watch that runs when its run is revoked goes on
+// until the API server ends it, and the lengths of lists and tables, warning
+// headers, field selectors and admission refusals with reason Forbidden are
+// passed as they are.
 package proxy

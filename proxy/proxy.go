@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -96,8 +97,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		Transport: transport.NewImpersonatingRoundTripper(impersonation(agent), p.transport),
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(p.upstream)
-			pr.SetXForwarded()
 			cleanHeaders(pr.Out.Header)
+			pr.SetXForwarded()
 			// Go would otherwise ask for gzip and leave us bytes to unpack.
 			pr.Out.Header.Set("Accept-Encoding", "identity")
 			if accept != "" {
@@ -115,6 +116,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 				return // the client went away
 			}
 			p.log.WarnContext(r.Context(), "no answer from the API server", "error", err)
+			if timeout := net.Error(nil); errors.As(err, &timeout) && timeout.Timeout() {
+				writeStatus(w, apierrors.NewTimeoutError("the API server did not answer the proxy in time: what was asked may or may not have been done", 1))
+				return
+			}
 			writeStatus(w, apierrors.NewServiceUnavailable("the proxy can't get an answer from the API server: try again"))
 		},
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),

@@ -9,9 +9,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"os"
 	"strings"
 	"testing"
 
@@ -118,7 +120,11 @@ func TestTheClientCannotSayWhoItIs(t *testing.T) {
 		"Impersonate_user":        {"root"},
 		"Connection":              {"keep-alive, Impersonate-User, Impersonate-Group, Accept"},
 		"Cookie":                  {"a=b"},
-		"Audit-Id":                {"mine"},
+		"Audit-Id":                {"another-requests"},
+		"X-Real-Ip":               {"6.6.6.6"},
+		"X-Forwarded-For":         {"6.6.6.6"},
+		"X-Forwarded-Port":        {"6"},
+		"Forwarded":               {"for=6.6.6.6"},
 		"Accept":                  {"application/vnd.kubernetes.protobuf,application/json"},
 	}, "")
 	if resp.StatusCode != 200 {
@@ -138,6 +144,10 @@ func TestTheClientCannotSayWhoItIs(t *testing.T) {
 		"Impersonate_user":                        "",
 		"Cookie":                                  "",
 		"Audit-Id":                                "",
+		"X-Real-Ip":                               "",
+		"X-Forwarded-For":                         "127.0.0.1",
+		"X-Forwarded-Port":                        "",
+		"Forwarded":                               "",
 		"Authorization":                           "Bearer proxys-own",
 		"Accept":                                  "application/json",
 		"Accept-Encoding":                         "identity",
@@ -201,6 +211,9 @@ func TestRefusedBeforeTheAPIServer(t *testing.T) {
 		{"a body too large", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, strings.Repeat(" ", maxBodyBytes+1), 413, "larger"},
 		{"a compressed body", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Encoding": {"gzip"}}, "x", 415, "compressed"},
 		{"a body of an unknown type", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/cbor"}}, "x", 415, "JSON, YAML"},
+		{"a mark spelt with escapes under a name given twice", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"stringData":{"k":"\u0074` + mark[1:] + `"},"stringData":{"j":"x"}}`, 400, "a name twice"},
+		{"a mark that a name given twice hides, in YAML", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData: {k: " + mark + "}\nstringData: {j: x}\n", 400, "a name twice"},
+		{"a mark in YAML's own binary", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: !!binary " + mark64 + "\n", 403, "stringData.k holds a mark"},
 		{"a body that is no JSON", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, "{", 400, "no JSON"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -230,6 +243,7 @@ func TestI7_AnswersAreMaskedOrNotPassed(t *testing.T) {
 		{"a Secret in protobuf is not passed", "/api/v1/namespaces/a/secrets/s", "application/vnd.kubernetes.protobuf", "k8s\x00" + planted, 502, "not passed on"},
 		{"an answer without a type is not passed", "/api/v1/namespaces/a/secrets/s", "", secret, 502, "not passed on"},
 		{"JSON that breaks off is cut", "/api/v1/secrets", "application/json", `{"kind":"SecretList","items":[{"data":{"k":"` + planted64 + `"`, 200, "CUT"},
+		{"a refusal of a webhook that quotes the value", "/api/v1/namespaces/a/secrets/s", "application/json", `{"kind":"Status","status":"Failure","reason":"Invalid","message":"was ` + planted + `"}`, 200, `"Invalid"`},
 		{"the version passes as it is", "/version", "application/json", `{"major":"1"}`, 200, `"major"`},
 		{"OpenAPI passes as it is", "/openapi/v2", "application/com.github.proto", "proto", 200, "proto"},
 	} {
@@ -256,6 +270,114 @@ func TestTextErrorsKeepTheirCodeButNotTheirText(t *testing.T) {
 	resp, body := call(t, srv, "GET", "/api/v1/secrets", nil, "")
 	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") != "7" || strings.Contains(body, planted) {
 		t.Errorf("got %d %v %s", resp.StatusCode, resp.Header, body)
+	}
+}
+
+func TestI7_CompressedAnswersAreNotPassed(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		reply("application/json", `{"kind":"Secret","data":{"k":"`+planted64+`"}}`)(w, r)
+	})
+	resp, body := call(t, srv, "GET", "/api/v1/secrets", http.Header{"Accept-Encoding": {"gzip"}}, "")
+	if resp.StatusCode != http.StatusBadGateway || strings.Contains(body, planted64) {
+		t.Errorf("got %d %s", resp.StatusCode, body)
+	}
+}
+
+func TestI7_HEADDoesNotTellTheLength(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "4321")
+	})
+	resp, _ := call(t, srv, "HEAD", "/api/v1/namespaces/a/secrets/s", nil, "")
+	if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Length") != "" {
+		t.Errorf("got %d %v", resp.StatusCode, resp.Header)
+	}
+}
+
+func TestTheAPIServerIsAway(t *testing.T) {
+	t.Parallel()
+	masker, err := mask.New(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	timeout := &net.OpError{Op: "read", Err: os.ErrDeadlineExceeded}
+	for _, tc := range []struct {
+		name string
+		err  error
+		code int
+	}{
+		{"refused connections are answered 503", errors.New("connection refused"), http.StatusServiceUnavailable},
+		{"a timeout is answered 504", timeout, http.StatusGatewayTimeout},
+	} {
+		p, err := New(Config{}, &rest.Config{Host: "https://127.0.0.1:1"}, oneToken{}, masker, slog.New(slog.DiscardHandler))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.transport = failing{tc.err}
+		srv := httptest.NewServer(p.Handler())
+		resp, body := call(t, srv, "GET", "/api/v1/pods", nil, "")
+		srv.Close()
+		if resp.StatusCode != tc.code || !strings.Contains(body, `"kind":"Status"`) {
+			t.Errorf("%s: got %d %s", tc.name, resp.StatusCode, body)
+		}
+	}
+}
+
+type failing struct{ err error }
+
+func (f failing) RoundTrip(*http.Request) (*http.Response, error) { return nil, f.err }
+
+// TestAListStreams: the client has the list's start before the API server has
+// written its end, and a client that reads slowly holds up nobody else.
+func TestAListStreams(t *testing.T) {
+	t.Parallel()
+	seen := make(chan struct{})
+	srv, _ := front(t, func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Path != "/api/v1/secrets" {
+			_, _ = io.WriteString(w, `{"kind":"PodList","items":[]}`)
+			return
+		}
+		item := `{"metadata":{"name":"s"},"data":{"k":"` + planted64 + `"}}`
+		_, _ = io.WriteString(w, `{"kind":"SecretList","items":[`+item)
+		for range 4 * bufferBytes / len(item) {
+			_, _ = io.WriteString(w, ","+item)
+		}
+		w.(http.Flusher).Flush()
+		select {
+		case <-seen:
+		case <-r.Context().Done():
+			return
+		}
+		_, _ = io.WriteString(w, "]}")
+	})
+	req, err := http.NewRequestWithContext(t.Context(), "GET", srv.URL+"/api/v1/secrets", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer good")
+	resp, err := srv.Client().Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	start := make([]byte, 1024)
+	if _, err := io.ReadFull(resp.Body, start); err != nil || !strings.HasPrefix(string(start), `{"kind":"SecretList"`) {
+		t.Fatalf("%s %v", start, err)
+	}
+	if other, body := call(t, srv, "GET", "/api/v1/pods", nil, ""); other.StatusCode != http.StatusOK {
+		t.Errorf("another client got %d %s", other.StatusCode, body)
+	}
+	close(seen)
+	rest, err := io.ReadAll(resp.Body)
+	if err != nil || !strings.HasSuffix(strings.TrimSpace(string(rest)), "]}") {
+		t.Errorf("the end is missing: %v", err)
+	}
+	if s := string(start) + string(rest); strings.Contains(s, planted64) {
+		t.Error("the value passed")
 	}
 }
 
@@ -341,7 +463,7 @@ func TestNarrowAccept(t *testing.T) {
 // FuzzCheckPath: a path that is taken reads the same before and after cleaning
 // and unescaping.
 func FuzzCheckPath(f *testing.F) {
-	for _, s := range []string{"/api/v1/pods", "/api//v1", "/api/%2e%2e/x", "/a%2fb", "/a%252fb", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode"} {
+	for _, s := range []string{"/", "//", "/api/v1/pods", "/api//v1", "/api/%2e%2e/x", "/a%2fb", "/a%252fb", "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, in string) {
@@ -364,11 +486,13 @@ func FuzzHeaders(f *testing.F) {
 	f.Add("Impersonate-User", "x")
 	f.Add("x-remote-extra-a", "x")
 	f.Add("IMPERSONATE_GROUP", "x")
+	f.Add("audit-ID", "x")
+	f.Add("x-forwarded-uri", "x")
 	f.Fuzz(func(t *testing.T, name, value string) {
 		h := http.Header{name: {value}}
 		cleanHeaders(h)
 		for k := range h {
-			if n := strings.ReplaceAll(strings.ToLower(k), "_", "-"); strings.HasPrefix(n, "impersonate-") || strings.HasPrefix(n, "x-remote-") {
+			if n := strings.ReplaceAll(strings.ToLower(k), "_", "-"); strings.HasPrefix(n, "impersonate-") || strings.HasPrefix(n, "x-remote-") || strings.HasPrefix(n, "x-forwarded-") || n == "audit-id" || n == "x-real-ip" {
 				t.Errorf("%q came through", k)
 			}
 		}
