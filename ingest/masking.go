@@ -38,7 +38,7 @@ func (e *event) effective() *userInfo {
 // show; what is no agent's is marked in one scope of all.
 func maskEvent(m *mask.Masker, ev *event) {
 	agent, _ := ev.agentOf()
-	s := m.Scope(agent.Run)
+	s := m.Scope(agent.Key())
 	ref := objectRef{}
 	if ev.ObjectRef != nil {
 		ref = *ev.ObjectRef

@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/mask"
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
@@ -223,7 +224,7 @@ func TestI7_NothingPlantedLeavesPrepare(t *testing.T) {
 func TestMarksJoinWithThoseOfTheRun(t *testing.T) {
 	t.Parallel()
 	rows, _ := rowsOf(t, read(t, "agent.json"))
-	mark := masker(t).Scope("run-1").String("planted-secret-2")
+	mark := masker(t).Scope(v1alpha1.KeyOf("platform", "run-1")).String("planted-secret-2")
 	if !strings.Contains(rows[0].RequestObject, `"token":"`+mark+`"`) {
 		t.Errorf("no mark %s in %s", mark, rows[0].RequestObject)
 	}

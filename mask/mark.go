@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
 const (
@@ -52,7 +54,7 @@ func New(key []byte) (*Masker, error) {
 
 // Scope gives the marks of one run: equal values have equal marks in it, and
 // others in any other run.
-func (m *Masker) Scope(run string) *Scoped {
+func (m *Masker) Scope(run v1alpha1.RunKey) *Scoped {
 	h := hmac.New(sha256.New, m.key)
 	h.Write([]byte(run))
 	return &Scoped{key: h.Sum(nil)}

@@ -92,7 +92,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 
-	scoped := p.masker.Scope(agent.Run)
+	scoped := p.masker.Scope(agent.Key())
 	rp := httputil.ReverseProxy{
 		Transport: transport.NewImpersonatingRoundTripper(impersonation(agent), p.transport),
 		Rewrite: func(pr *httputil.ProxyRequest) {

@@ -192,7 +192,7 @@ func (w *Webhook) spec(r *review, d decision) (v1alpha1.ApprovalSpec, error) {
 		return v1alpha1.ApprovalSpec{}, err
 	}
 	// What people see is computed from the same objects, masked after they were hashed (I7).
-	scope := w.masker.Scope(r.agent.Run)
+	scope := w.masker.Scope(r.agent.Key())
 	for _, obj := range []map[string]any{newObj, oldObj} {
 		if obj != nil {
 			scope.Object(obj)
