@@ -2,9 +2,7 @@ package approvals
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"runtime/debug"
@@ -15,6 +13,7 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
 )
 
 // maxGuardBytes caps one review of the guard: old and new object, each of at
@@ -36,7 +35,7 @@ func (g *guard) handler() http.Handler {
 }
 
 func (g *guard) serve(w http.ResponseWriter, r *http.Request) {
-	req, err := readReview(http.MaxBytesReader(w, r.Body, maxGuardBytes))
+	req, err := admissionreview.Read(http.MaxBytesReader(w, r.Body, maxGuardBytes))
 	if err != nil {
 		g.log.WarnContext(r.Context(), "guard got a malformed review", "error", err)
 		http.Error(w, "malformed admission review", http.StatusBadRequest)
@@ -85,27 +84,6 @@ func (g *guard) review(r *http.Request, req *admissionv1.AdmissionRequest) (resp
 		return refuse(http.StatusForbidden, metav1.StatusReasonForbidden, why)
 	}
 	return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
-}
-
-// readReview reads one AdmissionReview. A field given twice is refused: two
-// readers could take different ones.
-func readReview(r io.Reader) (*admissionv1.AdmissionRequest, error) {
-	body, err := io.ReadAll(r)
-	if err != nil {
-		return nil, fmt.Errorf("read the review: %w", err)
-	}
-	var review admissionv1.AdmissionReview
-	strict, err := kjson.UnmarshalStrict(body, &review, kjson.DisallowDuplicateFields)
-	if err != nil {
-		return nil, fmt.Errorf("decode the review: %w", err)
-	}
-	if len(strict) > 0 {
-		return nil, errors.New("decode the review: a field is given twice")
-	}
-	if review.APIVersion != admissionv1.SchemeGroupVersion.String() || review.Kind != "AdmissionReview" || review.Request == nil || review.Request.UID == "" {
-		return nil, errors.New("not an admission.k8s.io/v1 AdmissionReview with a request")
-	}
-	return review.Request, nil
 }
 
 // approvalIn reads an approval strictly; nil where there is none.

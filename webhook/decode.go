@@ -1,9 +1,7 @@
 package webhook
 
 import (
-	"errors"
 	"fmt"
-	"io"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/apimachinery/pkg/runtime"
@@ -25,36 +23,6 @@ type review struct {
 	// action says in a few words what it does.
 	action                     string
 	object, oldObject, options map[string]any // nil where the request has none
-}
-
-// errMalformed means that the body is no AdmissionReview of ours: 400.
-var errMalformed = errors.New("malformed admission review")
-
-// readRequest reads one AdmissionReview. A field given twice is refused, since
-// two readers could take different ones; an unknown field is not, since a newer
-// API server may add some. Unless err is nil, the request is nil.
-func readRequest(body io.Reader) (*admissionv1.AdmissionRequest, error) {
-	b, err := io.ReadAll(body)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errMalformed, err)
-	}
-	var ar admissionv1.AdmissionReview
-	twice, err := kjson.UnmarshalStrict(b, &ar, kjson.DisallowDuplicateFields)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("%w: not JSON of that type", errMalformed) // the cause may quote the body
-	case len(twice) > 0:
-		return nil, fmt.Errorf("%w: %d fields given twice", errMalformed, len(twice))
-	case ar.APIVersion != admissionv1.SchemeGroupVersion.String() || ar.Kind != "AdmissionReview":
-		return nil, fmt.Errorf("%w: not admission.k8s.io/v1 AdmissionReview", errMalformed)
-	case ar.Request == nil || ar.Request.UID == "":
-		return nil, fmt.Errorf("%w: no request or no uid", errMalformed)
-	}
-	switch ar.Request.Operation {
-	case admissionv1.Create, admissionv1.Update, admissionv1.Delete, admissionv1.Connect:
-		return ar.Request, nil
-	}
-	return nil, fmt.Errorf("%w: unknown operation", errMalformed)
 }
 
 // open decodes the objects in a request.

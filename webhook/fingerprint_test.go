@@ -7,6 +7,7 @@ import (
 	admissionv1 "k8s.io/api/admission/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
 )
 
 func fingerprintOf(t testing.TB, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) v1alpha1.Fingerprint {
@@ -165,7 +166,7 @@ func FuzzReview(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{"spec":{"volumes":7,"containers":[null]},"metadata":[]}}}`))
 	w := newWebhook(f, &fakeApprovals{t: f, ensure: inPhase(v1alpha1.PhaseDenied)}, notRevoked, Config{Default: Hold})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		req, err := readRequest(strings.NewReader(string(b)))
+		req, err := admissionreview.Read(strings.NewReader(string(b)))
 		if (req == nil) == (err == nil) {
 			t.Fatalf("request %v with error %v", req, err)
 		}

@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -83,7 +84,7 @@ func (w *Webhook) Handler() http.Handler {
 func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
 	ctx, cancel := context.WithTimeout(hr.Context(), budget(hr.URL.Query().Get("timeout")))
 	defer cancel()
-	req, err := readRequest(http.MaxBytesReader(rw, hr.Body, maxReviewBytes))
+	req, err := admissionreview.Read(http.MaxBytesReader(rw, hr.Body, maxReviewBytes))
 	if err != nil {
 		w.log.WarnContext(ctx, "review refused", "error", err)
 		code := http.StatusBadRequest
