@@ -188,9 +188,6 @@ func (w *walker) object(n *yaml.Node, v reflect.Value, at *field.Path, fault fun
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, val := n.Content[i], n.Content[i+1]
 		child := at.Child(key.Value)
-		if at == nil {
-			child = field.NewPath(key.Value)
-		}
 		fv, ok := known[key.Value]
 		switch {
 		case !ok:
