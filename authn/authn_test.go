@@ -35,7 +35,7 @@ func TestAuthenticateGivesTheMappedAgent(t *testing.T) {
 	if reason != "" || got != want {
 		t.Errorf("got %+v, %q; want %+v", got, reason, want)
 	}
-	wantGroups := []string{"tipstaff:agents", "tipstaff:profile:deploy", "tipstaff:run:" + string(v1alpha1.KeyOf("ci", "run-7"))}
+	wantGroups := []string{"tipstaff:agents", "tipstaff:profile:deploy", "tipstaff:run:ci:run-7"}
 	if !slices.Equal(got.Groups(), wantGroups) {
 		t.Errorf("groups %v, want %v", got.Groups(), wantGroups)
 	}

@@ -15,6 +15,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 )
 
@@ -43,6 +44,35 @@ type Config struct {
 	TLS httpserve.TLS `json:"tls"`
 	// Issuers are the OIDC issuers whose tokens are agents' tokens.
 	Issuers []Issuer `json:"issuers"`
+	// Profiles say what a run of a profile may do: its bindings are made before
+	// its first token is answered. A profile that a mapping gives and that isn't
+	// here gets none; its group, tipstaff:profile:<name>, can be bound by hand.
+	Profiles []Profile `json:"profiles,omitempty"`
+}
+
+// Profile is what every run of that profile may do.
+type Profile struct {
+	// Name is what a mapping's profile gives.
+	Name string `json:"name"`
+	// Access is what a run gets, within the bounds of the section "access".
+	Access []ProfileAccess `json:"access"`
+}
+
+// ProfileAccess is some cluster roles in some namespaces. Both may be fixed, or
+// come from claims by a CEL expression that gives a list of strings; then what
+// it gives is added to the fixed ones.
+type ProfileAccess struct {
+	// ClusterRoles are the roles, of those in access.clusterRoles.
+	ClusterRoles []string `json:"clusterRoles,omitempty"`
+	// ClusterRolesFrom is CEL over claims, such as claims.cluster_roles.
+	ClusterRolesFrom string `json:"clusterRolesFrom,omitempty"`
+	// Namespaces are where they hold; ['*'] is the whole cluster.
+	Namespaces []string `json:"namespaces,omitempty"`
+	// NamespacesFrom is CEL over claims, such as [claims.environment].
+	NamespacesFrom string `json:"namespacesFrom,omitempty"`
+	// Path is proxy (through the proxy only, where secrets are masked) or direct
+	// (both ways). Empty means proxy.
+	Path v1alpha1.Path `json:"path,omitempty"`
 }
 
 // Issuer is one OIDC issuer.
@@ -50,8 +80,13 @@ type Issuer struct {
 	// Name stands for the issuer in usernames: agent:<name>:<subject>.
 	// Lower-case letters, digits and hyphens. Changing it changes every username.
 	Name string `json:"name"`
-	// URL is the issuer exactly as its tokens' iss claim has it, https only.
+	// URL is the issuer exactly as its tokens' iss claim has it, https only
+	// unless keySetFile is set: then it is compared and never fetched.
 	URL string `json:"url"`
+	// KeySetFile holds the issuer's keys as a JSON Web Key Set (RFC 7517), for
+	// clusters that can't reach the issuer. It is read again when it changes.
+	// Empty means that they are fetched by discovery from the URL.
+	KeySetFile string `json:"keySetFile,omitempty"`
 	// CAFile holds the PEM certificates that sign the issuer's own certificate.
 	// Empty means the system's.
 	CAFile string `json:"caFile,omitempty"`
@@ -64,8 +99,25 @@ type Issuer struct {
 	MaxTokenAge metav1.Duration `json:"maxTokenAge,omitempty"`
 	// ClockSkew is by how much the issuer's clock may differ. Zero means 30s, at most 10m.
 	ClockSkew metav1.Duration `json:"clockSkew,omitempty"`
+	// RequiredClaims must be in a token, as strings of exactly these values.
+	RequiredClaims map[string]string `json:"requiredClaims,omitempty"`
+	// ClaimValidationRules are CEL over claims; each must give true
+	// (Kubernetes, AuthenticationConfiguration, claimValidationRules).
+	ClaimValidationRules []ValidationRule `json:"claimValidationRules,omitempty"`
 	// Mappings say who a token stands for. The first whose match is true decides.
 	Mappings []Mapping `json:"mappings"`
+	// UserValidationRules are CEL over user, the identity that came out
+	// (user.username, user.groups, user.extra); each must give true
+	// (Kubernetes, AuthenticationConfiguration, userValidationRules).
+	UserValidationRules []ValidationRule `json:"userValidationRules,omitempty"`
+}
+
+// ValidationRule is a condition, and what is said where it doesn't hold.
+type ValidationRule struct {
+	// Expression is the CEL, which must give a bool.
+	Expression string `json:"expression"`
+	// Message says what must hold; it goes into logs. Empty means the expression.
+	Message string `json:"message,omitempty"`
 }
 
 // Mapping says, in CEL over the variable claims, who a token stands for.
@@ -73,6 +125,9 @@ type Issuer struct {
 // that reads a claim which isn't there, refuses the token: write
 // claims.?model.orValue("") for what may be missing.
 type Mapping struct {
+	// Name stands for the mapping in logs, metrics and `tipstaff authn test`.
+	// Empty means mappings[<its place>].
+	Name string `json:"name,omitempty"`
 	// Match says whether this mapping is for the token. Empty means true.
 	Match string `json:"match,omitempty"`
 	// Subject is the last part of the username. Empty means claims.sub.

@@ -93,7 +93,7 @@ func TestReviewsAsTheAPIServerNeedsThem(t *testing.T) {
 			if row.err == "" {
 				want := authenticationv1.UserInfo{
 					Username: "agent:ci:deployer",
-					Groups:   []string{"tipstaff:agents", "tipstaff:profile:default", "tipstaff:run:" + string(v1alpha1.KeyOf("ci", "run-7"))},
+					Groups:   []string{"tipstaff:agents", "tipstaff:profile:default", "tipstaff:run:ci:run-7"},
 					Extra: map[string]authenticationv1.ExtraValue{
 						"tipstaff.dev/issuer": {"ci"}, "tipstaff.dev/run": {"run-7"}, "authentication.kubernetes.io/credential-id": {"JTI=t-1"},
 					},

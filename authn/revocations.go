@@ -120,7 +120,7 @@ func (s *revocationStore) revoked(a v1alpha1.Agent) (string, bool, error) {
 	// Of several, the first by name: the same answer every time.
 	var found *v1alpha1.Revocation
 	for _, rev := range s.byRun[a.Run] {
-		if rev.Revokes(a) && (found == nil || rev.Name < found.Name) {
+		if rev.Revokes(a, time.Now()) && (found == nil || rev.Name < found.Name) {
 			found = rev
 		}
 	}

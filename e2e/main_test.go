@@ -92,7 +92,7 @@ func newAgent(t *testing.T) agent {
 
 // group is the group of the agent's run alone.
 func (a agent) group() string {
-	return v1alpha1.GroupRunPrefix + string(v1alpha1.KeyOf(harness.IssuerName, a.run))
+	return v1alpha1.RunGroup(harness.IssuerName, a.run)
 }
 
 // grant gives a group rights that the shipped RBAC doesn't.

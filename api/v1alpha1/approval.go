@@ -96,7 +96,7 @@ type Request struct {
 }
 
 // Phase is where an approval stands.
-// +kubebuilder:validation:Enum=Pending;Approved;Denied;Expired;Used
+// +kubebuilder:validation:Enum=Pending;Approved;Denied;Expired;Used;Cancelled
 type Phase string
 
 // The phases.
@@ -106,6 +106,8 @@ const (
 	PhaseDenied   Phase = "Denied"   // one approver denied it: final
 	PhaseExpired  Phase = "Expired"  // its time ran out undecided or unused: final
 	PhaseUsed     Phase = "Used"     // its one request went through: final
+	// PhaseCancelled is that of an approval whose run was revoked before it was used: final.
+	PhaseCancelled Phase = "Cancelled"
 )
 
 // Verdict is one person's decision.
@@ -155,6 +157,18 @@ type ApprovalStatus struct {
 	Decisions []Decision `json:"decisions,omitempty"`
 	// +optional
 	Use *Use `json:"use,omitempty"`
+	// Cancelled is set when the run that asked was revoked.
+	// +optional
+	Cancelled *Cancellation `json:"cancelled,omitempty"`
+}
+
+// Cancellation ends an approval that nobody has used.
+type Cancellation struct {
+	// At is when it ended.
+	At metav1.Time `json:"at"`
+	// Reason is the revocation's.
+	// +kubebuilder:validation:MaxLength=1024
+	Reason string `json:"reason"`
 }
 
 // ApprovalList is a list of approvals.

@@ -20,8 +20,22 @@ const (
 	GroupProxied = "tipstaff:proxied"
 	// GroupProfilePrefix starts the group of a profile.
 	GroupProfilePrefix = "tipstaff:profile:"
-	// GroupRunPrefix starts the group of one run: tipstaff:run:<key>.
+	// GroupRunPrefix starts the group of one run: tipstaff:run:<issuer>:<run>.
 	GroupRunPrefix = "tipstaff:run:"
+	// GroupProxiedRunPrefix starts the group of one run on its way through the
+	// proxy, and GroupProxiedAgentPrefix that of one agent (by its username).
+	// As with GroupProxied, the proxy alone adds them; a token never yields them.
+	GroupProxiedRunPrefix   = "tipstaff:proxied:run:"
+	GroupProxiedAgentPrefix = "tipstaff:proxied:agent:"
+	// GroupBindingPrefix starts the group of one RoleBinding of Tipstaff's. No
+	// one is ever in it: by it Tipstaff asks whether the binding is in force.
+	GroupBindingPrefix = "tipstaff:binding:"
+
+	// IssuerKubernetes stands as the issuer of agents that use a service
+	// account of this cluster. No configured issuer may be called so.
+	IssuerKubernetes = "kubernetes"
+	// ServiceAccountPrefix starts the username of a service account.
+	ServiceAccountPrefix = "system:serviceaccount:"
 
 	// Keys of the user's extra.
 	ExtraIssuer       = "tipstaff.dev/issuer"
@@ -48,7 +62,7 @@ const (
 	AnnotationReason    = "reason"    // why it was denied
 )
 
-// RunKey stands for one run of one issuer where free text can't: in group
+// RunKey stands for one run of one issuer where free text can't: in object
 // names and label values. It is 20 lower-case hex digits.
 type RunKey string
 
@@ -60,11 +74,13 @@ func KeyOf(issuer, run string) RunKey {
 
 // Agent is who stands behind a request: one run of one agent.
 type Agent struct {
-	// User is the username: agent:<issuer>:<subject>.
+	// User is the username: agent:<issuer>:<subject>, or that of a service
+	// account that counts as an agent.
 	User string `json:"user"`
-	// Issuer is the configured name of the token's issuer.
+	// Issuer is the configured name of the token's issuer, or [IssuerKubernetes].
 	Issuer string `json:"issuer"`
-	// Run is the run's id as its platform names it.
+	// Run is the run's id as its platform names it; for a service account the
+	// uid of its pod.
 	Run string `json:"run"`
 	// Model, Owner (the human on whose behalf) and Task are what the token
 	// says; empty where it says nothing.
@@ -86,7 +102,25 @@ func (a Agent) Groups() []string {
 	if a.Profile != "" {
 		gs = append(gs, GroupProfilePrefix+a.Profile)
 	}
-	return append(gs, GroupRunPrefix+string(a.Key()))
+	return append(gs, RunGroup(a.Issuer, a.Run))
+}
+
+// RunGroup is the group of one run. An issuer's name holds no colon, so two
+// runs never share one.
+func RunGroup(issuer, run string) string { return GroupRunPrefix + issuer + ":" + run }
+
+// ProxiedGroups are the groups that the proxy adds to [Agent.Groups].
+func (a Agent) ProxiedGroups() []string {
+	return []string{GroupProxied, GroupProxiedRunPrefix + a.Issuer + ":" + a.Run, GroupProxiedAgentPrefix + a.User}
+}
+
+// Subject is the agent's name at its issuer, the last part of its username; a
+// service account's is its username (RFC 7519 section 4.1.2, sub).
+func (a Agent) Subject() string {
+	if s, ok := strings.CutPrefix(a.User, UserPrefix+a.Issuer+":"); ok {
+		return s
+	}
+	return a.User
 }
 
 // Extra is the user's extra as a TokenReview answer or impersonation carries it.

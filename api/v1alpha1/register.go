@@ -13,7 +13,7 @@ const Group = "tipstaff.dev"
 var GroupVersion = schema.GroupVersion{Group: Group, Version: "v1alpha1"}
 
 var schemeBuilder = runtime.NewSchemeBuilder(func(s *runtime.Scheme) error {
-	s.AddKnownTypes(GroupVersion, &Approval{}, &ApprovalList{}, &Revocation{}, &RevocationList{})
+	s.AddKnownTypes(GroupVersion, &Approval{}, &ApprovalList{}, &Grant{}, &GrantList{}, &Revocation{}, &RevocationList{})
 	metav1.AddToGroupVersion(s, GroupVersion)
 	return nil
 })

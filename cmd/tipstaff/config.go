@@ -15,6 +15,8 @@ import (
 	"github.com/tipstaff-dev/tipstaff/approvals"
 	"github.com/tipstaff-dev/tipstaff/authn"
 	"github.com/tipstaff-dev/tipstaff/ingest"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/internal/config"
 	"github.com/tipstaff-dev/tipstaff/proxy"
 	"github.com/tipstaff-dev/tipstaff/schema"
@@ -39,6 +41,11 @@ type Config struct {
 	MaskKeyFile string `json:"maskKeyFile"`
 	// Health serves /healthz, /readyz and /metrics without TLS.
 	Health Health `json:"health"`
+
+	// ClusterAgents are identities of the cluster itself that count as agents.
+	ClusterAgents clusteragents.Config `json:"clusterAgents,omitempty"`
+	// Access bounds what profiles and grants may give.
+	Access access.Limits `json:"access,omitempty"`
 
 	Authn      *authn.Config     `json:"authn,omitempty"`
 	Webhook    *webhook.Config   `json:"webhook,omitempty"`
@@ -99,6 +106,8 @@ func (c *Config) Validate(*field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at("maskKeyFile"), c.MaskKeyFile, err.Error()))
 		}
 	}
+	errs = append(errs, c.ClusterAgents.Validate(at("clusterAgents"))...)
+	errs = append(errs, c.Access.Validate(at("access"))...)
 	if c.Authn != nil {
 		errs = append(errs, c.Authn.Validate(at("authn"))...)
 	}

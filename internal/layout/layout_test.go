@@ -25,7 +25,7 @@ var (
 		"mask":      {"api", "internal"},
 		"manifests": {"api", "internal"},
 		"schema":    {"api", "internal"},
-		"internal":  {"internal"},
+		"internal":  {"api", "internal"},
 	}
 	// owners are the only places that may import a costly dependency.
 	owners = map[string][]string{
