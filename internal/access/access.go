@@ -36,8 +36,8 @@ type Limits struct {
 	// Tipstaff's own right to bind is for these and no other.
 	ClusterRoles []string `json:"clusterRoles,omitempty"`
 	// Namespaces are patterns (*, ?, [a-z]; path.Match) of the namespaces where
-	// they may be bound. Empty means every one but those that start with kube-,
-	// and tipstaff-system.
+	// they may be bound. Empty means every one but those that start with kube-.
+	// None of them is tipstaff-system, whatever the patterns.
 	Namespaces []string `json:"namespaces,omitempty"`
 	// ClusterWide allows bindings that hold in the whole cluster: namespaces ['*'].
 	ClusterWide bool `json:"clusterWide,omitempty"`
@@ -59,8 +59,10 @@ func (l *Limits) Validate(at *field.Path) field.ErrorList {
 			errs = append(errs, field.Required(at, "a cluster role's name"))
 		case r == "cluster-admin" || strings.HasPrefix(r, "system:"):
 			errs = append(errs, field.Invalid(at, r, "is not for agents: it holds more than any agent may get"))
-		case path.IsAbs(r) || strings.ContainsAny(r, "/%") || r == "." || r == "..":
+		case strings.ContainsAny(r, "/%") || r == "." || r == "..":
 			errs = append(errs, field.Invalid(at, r, "is no cluster role's name"))
+		case slices.Index(l.ClusterRoles, r) < i:
+			errs = append(errs, field.Duplicate(at, r))
 		}
 	}
 	for i, p := range l.Namespaces {
@@ -123,8 +125,11 @@ func (l *Limits) Allows(a v1alpha1.Access) error {
 }
 
 func (l *Limits) allowsNamespace(ns string) bool {
+	if ns == tipstaffNamespace {
+		return false // who may act there can become Tipstaff
+	}
 	if len(l.Namespaces) == 0 {
-		return !strings.HasPrefix(ns, "kube-") && ns != tipstaffNamespace
+		return !strings.HasPrefix(ns, "kube-")
 	}
 	return slices.ContainsFunc(l.Namespaces, func(p string) bool {
 		ok, err := path.Match(p, ns)

@@ -12,6 +12,8 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -30,6 +32,16 @@ const (
 // serviceAccountsGroup starts the group of all service accounts of a namespace.
 const serviceAccountsGroup = "system:serviceaccounts:"
 
+// maxEntries bounds each list. The API server counts what an expression costs,
+// and refuses everyone's changes where it costs too much: 256 groups in the
+// config and a person in a thousand groups stay well below
+// (apiserver v0.37, pkg/apis/cel/config.go, RuntimeCELCostBudgetMatchConditions).
+const maxEntries = 128
+
+// ownNamespaces hold the cluster's own parts and Tipstaff: with one of them as
+// an agent every controller would wait for Tipstaff, or Tipstaff for itself (I5).
+var ownNamespaces = []string{"kube-system", "tipstaff-system"}
+
 // Config is the "clusterAgents" section of the file. Empty means that only
 // tokens make agents. A nil Config is an empty one.
 type Config struct {
@@ -45,66 +57,121 @@ type Config struct {
 // Validate reports everything wrong with c.
 func (c *Config) Validate(at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	for i, sa := range c.ServiceAccounts {
-		ns, name, ok := strings.Cut(sa, "/")
-		if !ok || len(validation.IsDNS1123Label(ns)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
-			errs = append(errs, field.Invalid(at.Child("serviceAccounts").Index(i), sa, "must be namespace/name"))
+	for _, l := range []struct {
+		name    string
+		entries []string
+		wrong   func(string) string
+	}{
+		{"serviceAccounts", c.ServiceAccounts, wrongServiceAccount},
+		{"namespaces", c.Namespaces, wrongNamespace},
+		{"groups", c.Groups, wrongGroup},
+	} {
+		at := at.Child(l.name)
+		if len(l.entries) > maxEntries {
+			errs = append(errs, field.TooMany(at, len(l.entries), maxEntries))
 		}
-	}
-	for i, ns := range c.Namespaces {
-		for _, msg := range validation.IsDNS1123Label(ns) {
-			errs = append(errs, field.Invalid(at.Child("namespaces").Index(i), ns, msg))
-		}
-	}
-	for i, g := range c.Groups {
-		at := at.Child("groups").Index(i)
-		switch {
-		case g == "":
-			errs = append(errs, field.Required(at, "a group's name"))
-		case strings.HasPrefix(g, v1alpha1.GroupPrefix):
-			errs = append(errs, field.Invalid(at, g, "is one that Tipstaff itself gives out"))
-		case slices.Contains(broadGroups, g):
-			errs = append(errs, field.Invalid(at, g, "would make agents of people or of the cluster's own parts"))
+		for i, e := range l.entries {
+			if why := l.wrong(e); why != "" {
+				errs = append(errs, field.Invalid(at.Index(i), e, why))
+			} else if slices.Index(l.entries, e) < i {
+				errs = append(errs, field.Duplicate(at.Index(i), e))
+			}
 		}
 	}
 	return errs
 }
 
-// broadGroups hold more than agents on every cluster: with one of them every
-// controller would wait for Tipstaff (I5).
-var broadGroups = []string{"system:authenticated", "system:unauthenticated", "system:masters", "system:nodes", "system:serviceaccounts", "system:serviceaccounts:kube-system"}
-
-// users and groups are the usernames and groups that make an agent.
-func (c *Config) users() []string {
-	if c == nil {
-		return nil
+func wrongServiceAccount(sa string) string {
+	ns, name, ok := strings.Cut(sa, "/")
+	if !ok || len(validation.IsDNS1123Label(ns)) > 0 || len(validation.IsDNS1123Subdomain(name)) > 0 {
+		return "must be namespace/name"
 	}
-	var out []string
-	for _, sa := range c.ServiceAccounts {
-		out = append(out, v1alpha1.ServiceAccountPrefix+strings.Replace(sa, "/", ":", 1))
-	}
-	return out
+	return wrongNamespace(ns)
 }
 
-func (c *Config) groups() []string {
-	out := []string{v1alpha1.GroupAgents}
-	if c == nil {
-		return out
+func wrongNamespace(ns string) string {
+	if msgs := validation.IsDNS1123Label(ns); len(msgs) > 0 {
+		return msgs[0]
 	}
-	for _, ns := range c.Namespaces {
-		out = append(out, serviceAccountsGroup+ns)
+	if slices.Contains(ownNamespaces, ns) {
+		return "holds the cluster's own parts: give agents a namespace of their own"
 	}
-	return append(out, c.Groups...)
+	return ""
+}
+
+func wrongGroup(g string) string {
+	ns, ofNamespace := strings.CutPrefix(g, serviceAccountsGroup)
+	switch {
+	case g == "":
+		return "must be a group's name"
+	case !utf8.ValidString(g) || strings.ContainsFunc(g, unicode.IsControl):
+		return "holds control characters"
+	case strings.HasPrefix(g, v1alpha1.GroupPrefix):
+		return "is one that Tipstaff itself gives out"
+	case ofNamespace:
+		return wrongNamespace(ns)
+	case strings.HasPrefix(g, "system:"):
+		return "would make agents of people or of the cluster's own parts"
+	}
+	return ""
 }
 
 // Subjects are the usernames and groups of all agents, token agents included,
 // for the API server's audit policy.
-func (c *Config) Subjects() (users, groups []string) { return c.users(), c.groups() }
+func (c *Config) Subjects() (users, groups []string) {
+	groups = []string{v1alpha1.GroupAgents}
+	if c == nil {
+		return nil, groups
+	}
+	for _, sa := range c.ServiceAccounts {
+		users = append(users, v1alpha1.ServiceAccountPrefix+strings.Replace(sa, "/", ":", 1))
+	}
+	for _, ns := range c.Namespaces {
+		groups = append(groups, serviceAccountsGroup+ns)
+	}
+	return users, append(groups, c.Groups...)
+}
 
 // IsAgent reports whether a user is an agent.
 func (c *Config) IsAgent(username string, groups []string) bool {
-	return slices.Contains(c.users(), username) ||
-		slices.ContainsFunc(c.groups(), func(g string) bool { return slices.Contains(groups, g) })
+	if v1alpha1.IsAgent(groups) {
+		return true
+	}
+	if c == nil {
+		return false
+	}
+	for _, g := range groups {
+		if ns, ok := strings.CutPrefix(g, serviceAccountsGroup); ok && slices.Contains(c.Namespaces, ns) || slices.Contains(c.Groups, g) {
+			return true
+		}
+	}
+	ns, name, ok := splitServiceAccount(username)
+	return ok && slices.ContainsFunc(c.ServiceAccounts, func(sa string) bool {
+		n, rest, _ := strings.Cut(sa, "/")
+		return n == ns && rest == name
+	})
+}
+
+// IsAgentName reports whether a username alone says that its user is an agent:
+// one that a token yields, or a service account that counts as one. What only
+// its groups would make an agent is not known by name.
+func (c *Config) IsAgentName(username string) bool {
+	if rest, ok := strings.CutPrefix(username, v1alpha1.UserPrefix); ok {
+		issuer, subject, _ := strings.Cut(rest, ":")
+		return issuer != "" && subject != ""
+	}
+	ns, _, ok := splitServiceAccount(username)
+	return ok && c.IsAgent(username, []string{serviceAccountsGroup + ns})
+}
+
+// splitServiceAccount takes a service account's username apart.
+func splitServiceAccount(username string) (namespace, name string, ok bool) {
+	rest, ok := strings.CutPrefix(username, v1alpha1.ServiceAccountPrefix)
+	if !ok {
+		return "", "", false
+	}
+	namespace, name, ok = strings.Cut(rest, ":")
+	return namespace, name, ok && namespace != "" && name != ""
 }
 
 // AgentOf reads the agent back from a user that the API server reports (in an
@@ -124,13 +191,12 @@ func (c *Config) AgentOf(username string, groups []string, extra map[string][]st
 		}
 		return ""
 	}
-	a := v1alpha1.Agent{
-		User: username, Issuer: v1alpha1.IssuerKubernetes,
-		Run: first(extraPodUID), CredentialID: first(v1alpha1.ExtraCredentialID),
-	}
-	if pod := first(extraPodName); pod != "" && a.Run != "" {
-		a.Task = "pod " + pod
-		if ns, _, ok := strings.Cut(strings.TrimPrefix(username, v1alpha1.ServiceAccountPrefix), ":"); ok {
+	a := v1alpha1.Agent{User: username, Issuer: v1alpha1.IssuerKubernetes, CredentialID: first(v1alpha1.ExtraCredentialID)}
+	// Only service accounts have pods: the same extra beside another name is
+	// somebody else's word.
+	if ns, _, ok := splitServiceAccount(username); ok {
+		a.Run = first(extraPodUID)
+		if pod := first(extraPodName); pod != "" && a.Run != "" {
 			a.Task = fmt.Sprintf("pod %s/%s", ns, pod)
 		}
 	}
@@ -138,20 +204,28 @@ func (c *Config) AgentOf(username string, groups []string, extra map[string][]st
 }
 
 // MatchExpression is the CEL expression, for a webhook's matchConditions, that
-// is true for agents and false for everyone else.
+// is true for agents and false for everyone else. It reads username and groups
+// without asking whether they are there: the API server knows nobody without a
+// name, and everybody is at least in system:authenticated or
+// system:unauthenticated.
 func (c *Config) MatchExpression() string {
 	users, groups := c.Subjects()
-	expression := quote(groups[0]) + " in request.userInfo.groups"
-	for _, g := range groups[1:] {
-		expression += " || " + quote(g) + " in request.userInfo.groups"
+	terms := make([]string, 0, len(groups)+1)
+	for _, g := range groups {
+		terms = append(terms, quote(g)+" in request.userInfo.groups")
 	}
-	for _, u := range users {
-		expression += " || request.userInfo.username == " + quote(u)
+	if len(users) > 0 {
+		quoted := make([]string, len(users))
+		for i, u := range users {
+			quoted[i] = quote(u)
+		}
+		terms = append(terms, "request.userInfo.username in ["+strings.Join(quoted, ", ")+"]")
 	}
-	return expression
+	return strings.Join(terms, " || ")
 }
 
-// quote is s as a CEL string literal.
+// quote is s as a CEL string literal (CEL language definition, "String and
+// bytes values").
 func quote(s string) string {
 	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`, "\n", `\n`, "\r", `\r`).Replace(s) + "'"
 }
