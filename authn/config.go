@@ -3,7 +3,7 @@ package authn
 import (
 	"crypto/x509"
 	"errors"
-	"io/fs"
+	"fmt"
 	"net"
 	"net/url"
 	"os"
@@ -16,6 +16,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 )
 
@@ -144,9 +145,9 @@ type Mapping struct {
 	Profile string `json:"profile,omitempty"`
 }
 
-// Validate reports everything wrong with c. It changes nothing; it reads the
-// files that c names.
-func (c *Config) Validate(at *field.Path) field.ErrorList {
+// Validate reports everything wrong with c, what limits don't allow included. It
+// changes nothing; it reads the files that c names.
+func (c *Config) Validate(at *field.Path, limits *access.Limits) field.ErrorList {
 	var errs field.ErrorList
 	if c.Listen == "" {
 		errs = append(errs, field.Required(at.Child("listen"), `address to serve on, such as ":8443"`))
@@ -157,10 +158,20 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 	if len(c.Issuers) == 0 {
 		errs = append(errs, field.Required(at.Child("issuers"), "at least one issuer of agents' tokens"))
 	}
+	_, faults := c.compile(at, limits)
+	return append(errs, faults...)
+}
+
+// compile makes the issuers and profiles that c describes, and reports
+// everything in them that doesn't hold.
+func (c *Config) compile(at *field.Path, limits *access.Limits) ([]*issuer, field.ErrorList) {
+	var issuers []*issuer
+	profiles, errs := compileProfiles(c.Profiles, limits, at.Child("profiles"))
 	names, urls := map[string]bool{}, map[string]bool{}
 	for i := range c.Issuers {
 		is, at := &c.Issuers[i], at.Child("issuers").Index(i)
-		errs = append(errs, is.validate(at)...)
+		compiled, faults := is.compile(at)
+		errs = append(errs, faults...)
 		if is.Name != "" && names[is.Name] {
 			errs = append(errs, field.Duplicate(at.Child("name"), is.Name))
 		}
@@ -168,10 +179,52 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 			errs = append(errs, field.Duplicate(at.Child("url"), is.URL))
 		}
 		names[is.Name], urls[is.URL] = true, true
+		compiled.profiles = profiles
+		issuers = append(issuers, compiled)
 	}
-	return errs
+	return issuers, errs
 }
 
+// compile makes the issuer that is describes, all but its profiles and log.
+func (is *Issuer) compile(at *field.Path) (*issuer, field.ErrorList) {
+	errs := is.validate(at)
+	out := &issuer{
+		name: is.Name, url: is.URL, caFile: is.CAFile, keySetFile: is.KeySetFile, audiences: is.Audiences, algorithms: is.Algorithms,
+		maxAge: is.MaxTokenAge.Duration, skew: is.ClockSkew.Duration, now: time.Now,
+		firstRetry: defaultFirstRetry, fileInterval: defaultFileInterval, fetchTimeout: defaultFetchTimeout,
+	}
+	if len(out.algorithms) == 0 {
+		out.algorithms = defaultAlgorithms
+	}
+	if out.maxAge == 0 {
+		out.maxAge = defaultMaxTokenAge
+	}
+	if out.skew == 0 {
+		out.skew = defaultClockSkew
+	}
+	var faults field.ErrorList
+	out.required, faults = requiredClaims(is.RequiredClaims, at.Child("requiredClaims"))
+	errs = append(errs, faults...)
+	out.claimRules, faults = compileRules(is.ClaimValidationRules, "claimValidationRules", at, compileCondition)
+	errs = append(errs, faults...)
+	out.userRules, faults = compileRules(is.UserValidationRules, "userValidationRules", at, compileUserExpression)
+	errs = append(errs, faults...)
+	labels := map[string]bool{}
+	for i := range is.Mappings {
+		at := at.Child("mappings").Index(i)
+		m, faults := compile(&is.Mappings[i], at)
+		errs = append(errs, faults...)
+		m.label = labelOf(is.Mappings[i].Name, i)
+		if labels[m.label] {
+			errs = append(errs, field.Duplicate(at.Child("name"), m.label))
+		}
+		labels[m.label] = true
+		out.mappings = append(out.mappings, m)
+	}
+	return out, errs
+}
+
+// validate reports what is wrong with is but for its expressions.
 func (is *Issuer) validate(at *field.Path) field.ErrorList {
 	var errs field.ErrorList
 	switch {
@@ -181,11 +234,21 @@ func (is *Issuer) validate(at *field.Path) field.ErrorList {
 		errs = append(errs, field.Invalid(at.Child("name"), is.Name, "must be at most 63 lower-case letters, digits and hyphens"))
 	case is.Name == "system":
 		errs = append(errs, field.Invalid(at.Child("name"), is.Name, "is reserved for Kubernetes"))
+	case is.Name == v1alpha1.IssuerKubernetes:
+		errs = append(errs, field.Invalid(at.Child("name"), is.Name, "is reserved for agents that use a service account of this cluster (clusterAgents)"))
 	}
 	if is.URL == "" {
 		errs = append(errs, field.Required(at.Child("url"), "the issuer exactly as in its tokens' iss claim"))
-	} else if why := badIssuerURL(is.URL); why != "" {
+	} else if why := is.badURL(); why != "" {
 		errs = append(errs, field.Invalid(at.Child("url"), is.URL, why))
+	}
+	if is.KeySetFile != "" {
+		if why := badKeySetFile(is.KeySetFile); why != "" {
+			errs = append(errs, field.Invalid(at.Child("keySetFile"), is.KeySetFile, why))
+		}
+		if is.CAFile != "" {
+			errs = append(errs, field.Forbidden(at.Child("caFile"), "with keySetFile the issuer is never asked"))
+		}
 	}
 	if is.CAFile != "" {
 		if _, err := readCA(is.CAFile); err != nil {
@@ -214,11 +277,37 @@ func (is *Issuer) validate(at *field.Path) field.ErrorList {
 	if len(is.Mappings) == 0 {
 		errs = append(errs, field.Required(at.Child("mappings"), "at least one, or none of the issuer's tokens is anybody's"))
 	}
-	for i := range is.Mappings {
-		_, faults := compile(&is.Mappings[i], at.Child("mappings").Index(i))
-		errs = append(errs, faults...)
-	}
 	return errs
+}
+
+// badURL says what is wrong with the URL; empty if nothing. One that is never
+// fetched only has to be what a token's iss can be (RFC 7519 section 4.1.1).
+func (is *Issuer) badURL() string {
+	if is.KeySetFile == "" {
+		return badIssuerURL(is.URL)
+	}
+	if len(is.URL) > maxIssuerBytes || strings.ContainsFunc(is.URL, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return fmt.Sprintf("must be at most %d printable ASCII characters without spaces", maxIssuerBytes)
+	}
+	return ""
+}
+
+// maxIssuerBytes bounds an issuer's name for itself.
+const maxIssuerBytes = 512
+
+func badKeySetFile(name string) string {
+	b, err := readBounded(name)
+	if err != nil {
+		return err.Error()
+	}
+	keys, err := usableKeys(b)
+	if err != nil {
+		return err.Error()
+	}
+	if len(keys) == 0 {
+		return fmt.Sprintf("holds no key that may sign tokens: public, RSA of %d to %d bits, EC or Ed25519, not for encryption", minRSABits, maxRSABits)
+	}
+	return ""
 }
 
 func badIssuerURL(s string) string {
@@ -243,10 +332,7 @@ func badIssuerURL(s string) string {
 func readCA(name string) (*x509.CertPool, error) {
 	pem, err := os.ReadFile(name)
 	if err != nil {
-		if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
-			err = pathErr.Err
-		}
-		return nil, err
+		return nil, withoutPath(err)
 	}
 	pool := x509.NewCertPool()
 	if !pool.AppendCertsFromPEM(pem) {

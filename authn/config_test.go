@@ -12,6 +12,8 @@ import (
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 )
 
 // TestEveryFaultIsReportedAtItsField has one config with every fault at once.
@@ -44,7 +46,7 @@ func TestEveryFaultIsReportedAtItsField(t *testing.T) {
 		},
 	}
 	got := map[string]string{}
-	for _, e := range bad.Validate(field.NewPath("authn")) {
+	for _, e := range bad.Validate(field.NewPath("authn"), &access.Limits{}) {
 		if !strings.HasPrefix(e.Field, "authn.tls") {
 			got[e.Field+" "+string(e.Type)] = e.Detail
 		}
@@ -96,7 +98,7 @@ func TestEveryFaultIsReportedAtItsField(t *testing.T) {
 func TestAConfigWithoutTLSFilesOrIssuersIsRefused(t *testing.T) {
 	t.Parallel()
 	var at []string
-	for _, e := range (&Config{}).Validate(field.NewPath("authn")) {
+	for _, e := range (&Config{}).Validate(field.NewPath("authn"), &access.Limits{}) {
 		at = append(at, e.Field)
 	}
 	for _, want := range []string{"authn.listen", "authn.issuers"} {
@@ -126,11 +128,11 @@ func TestNewRefusesWhatValidateWould(t *testing.T) {
 	twice.Name = "again"
 	log := slog.New(slog.DiscardHandler)
 	for name, issuers := range map[string][]Issuer{"HMAC": {hmac}, "the same URL twice": {good, twice}, "the same name twice": {good, newProvider(t).issuer()}} {
-		if _, err := New(Config{Issuers: issuers}, revokedRuns{}, log); err == nil {
+		if _, err := New(Config{Issuers: issuers}, access.Limits{}, revokedRuns{}, nil, log); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
-	if _, err := New(Config{Issuers: []Issuer{good}}, nil, log); err == nil {
+	if _, err := New(Config{Issuers: []Issuer{good}}, access.Limits{}, nil, nil, log); err == nil {
 		t.Error("no revocations: accepted")
 	}
 }

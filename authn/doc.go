@@ -2,7 +2,10 @@
 //
 // It verifies tokens of any number of configured issuers with go-oidc, maps
 // their claims to a [v1alpha1.Agent] with CEL, checks every name that comes out,
-// and asks for revocations on every call. The API server reaches it as a
+// and asks for revocations on every call. What the run's profile gives it is
+// bound before the answer ([Bindings]). That a token holds is remembered by its
+// hash until it ends or its issuer's keys change. [Explain] says step by step how
+// a token fares, by the same checks. The API server reaches it as a
 // TokenReview webhook ([Authenticator.Handler]); the proxy calls
 // [Authenticator.Authenticate].
 //
@@ -12,8 +15,9 @@
 // refused (I9), and so is every run as long as the revocations aren't known.
 //
 // It refuses to accept HMAC or unsigned tokens, tokens without exp and iat,
-// tokens with duplicate claims, and names that aren't plain ASCII. It takes keys
-// from the issuer alone, never from a token's header.
+// tokens with duplicate claims, names that aren't plain ASCII, and RSA keys below
+// 2048 bits. It takes keys from the issuer alone (or the file that stands for
+// it), never from a token's header.
 //
 // How it fails: closed, for agents only. A token of an issuer that isn't
 // configured is [ErrNotOurs] and left to the API server's other authenticators;

@@ -2,12 +2,15 @@ package authn
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 )
@@ -15,9 +18,9 @@ import (
 // Bounds of what an issuer may answer. Entra ID's key set, the largest we know,
 // is about 20 KiB.
 const (
-	maxDocumentBytes = 512 << 10
-	fetchTimeout     = 10 * time.Second
-	maxRedirects     = 3
+	maxDocumentBytes    = 512 << 10
+	defaultFetchTimeout = 10 * time.Second
+	maxRedirects        = 3
 )
 
 // refetchInterval is the least time between two fetches of one document from
@@ -29,15 +32,23 @@ const refetchInterval = 10 * time.Second
 var errTooSoon = errors.New("asked moments ago and had no answer")
 
 // fetcher is the RoundTripper between go-oidc and one issuer: https only,
-// answers bounded in size, each document fetched at most once in an interval.
-// What an issuer once answered stays in use while it fails.
+// answers bounded in size and time, each document fetched at most once in an
+// interval. What an issuer once answered stays in use while it fails.
 type fetcher struct {
-	next http.RoundTripper
-	now  func() time.Time
-	log  *slog.Logger
+	next    http.RoundTripper
+	timeout time.Duration
+	now     func() time.Time
+	log     *slog.Logger
+	// read checks a document and gives what go-oidc is to see of it; an error
+	// is as if the issuer hadn't answered. Nil takes every document as it is.
+	read func([]byte) ([]byte, error)
+	// answered is told of every good answer, and whether it differs from the
+	// one before. It must not call back. Nil tells nobody.
+	answered func(changed bool)
 
 	mu   sync.Mutex
 	docs map[string]*document
+	last [sha256.Size]byte // of the last good answer; zero before the first
 }
 
 // document is what was last fetched from one address.
@@ -48,7 +59,8 @@ type document struct {
 	body   []byte
 }
 
-func newFetcher(caFile string, now func() time.Time, log *slog.Logger) (*fetcher, error) {
+// newTransport reaches an issuer over TLS. caFile may be empty.
+func newTransport(caFile string, timeout time.Duration) (http.RoundTripper, error) {
 	tlsConfig := &tls.Config{MinVersion: tls.VersionTLS12}
 	if caFile != "" {
 		pool, err := readCA(caFile)
@@ -57,19 +69,60 @@ func newFetcher(caFile string, now func() time.Time, log *slog.Logger) (*fetcher
 		}
 		tlsConfig.RootCAs = pool
 	}
-	return &fetcher{
-		next: &http.Transport{
-			Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true,
-			TLSHandshakeTimeout: fetchTimeout, ResponseHeaderTimeout: fetchTimeout,
-			MaxResponseHeaderBytes: 64 << 10, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute,
-		},
-		now: now, log: log, docs: map[string]*document{},
+	return &http.Transport{
+		Proxy: http.ProxyFromEnvironment, TLSClientConfig: tlsConfig, ForceAttemptHTTP2: true,
+		TLSHandshakeTimeout: timeout, ResponseHeaderTimeout: timeout,
+		MaxResponseHeaderBytes: 64 << 10, MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute,
 	}, nil
+}
+
+// keySetFileURL is the address under which go-oidc asks for a keySetFile. The
+// name can't be anybody's (RFC 6761 section 6.4).
+const keySetFileURL = "https://key-set-file.invalid/"
+
+// fileTransport answers every request with the file that it names.
+type fileTransport string
+
+// RoundTrip reads the file.
+func (t fileTransport) RoundTrip(*http.Request) (*http.Response, error) {
+	b, err := readBounded(string(t))
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK, Status: "200 OK", ProtoMajor: 1, ProtoMinor: 1,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(bytes.NewReader(b)),
+	}, nil
+}
+
+// readBounded reads a file of at most maxDocumentBytes. Its errors don't repeat
+// the name.
+func readBounded(name string) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	defer func() { _ = f.Close() }() // read-only, nothing to lose
+	b, err := io.ReadAll(io.LimitReader(f, maxDocumentBytes+1))
+	if err != nil {
+		return nil, withoutPath(err)
+	}
+	if len(b) > maxDocumentBytes {
+		return nil, fmt.Errorf("is larger than %d bytes", maxDocumentBytes)
+	}
+	return b, nil
+}
+
+func withoutPath(err error) error {
+	if pathErr := (*fs.PathError)(nil); errors.As(err, &pathErr) {
+		return pathErr.Err
+	}
+	return err
 }
 
 // client is the HTTP client to give to go-oidc.
 func (f *fetcher) client() *http.Client {
-	return &http.Client{Transport: f, Timeout: fetchTimeout, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+	return &http.Client{Transport: f, Timeout: f.timeout, CheckRedirect: func(_ *http.Request, via []*http.Request) error {
 		if len(via) > maxRedirects {
 			return errors.New("too many redirects")
 		}
@@ -88,7 +141,7 @@ func (f *fetcher) RoundTrip(r *http.Request) (*http.Response, error) {
 	defer doc.mu.Unlock()
 	if now := f.now(); doc.asked.IsZero() || now.Sub(doc.asked) >= refetchInterval {
 		doc.asked = now
-		if err := doc.fetch(f.next, r); err != nil {
+		if err := f.fetch(doc, r); err != nil {
 			if doc.answer == nil {
 				return nil, err
 			}
@@ -122,8 +175,8 @@ func (f *fetcher) document(url string) *document {
 }
 
 // fetch asks the issuer. A failure forgets nothing: the last answer stays.
-func (d *document) fetch(next http.RoundTripper, r *http.Request) error {
-	resp, err := next.RoundTrip(r)
+func (f *fetcher) fetch(d *document, r *http.Request) error {
+	resp, err := f.next.RoundTrip(r)
 	if err != nil {
 		return err
 	}
@@ -137,10 +190,35 @@ func (d *document) fetch(next http.RoundTripper, r *http.Request) error {
 	}
 	// Redirects are for the client to follow. The body of a refusal is no use:
 	// go-oidc would put it into its error.
-	if resp.StatusCode != http.StatusOK && resp.StatusCode/100 != 3 {
+	redirect := resp.StatusCode/100 == 3
+	if resp.StatusCode != http.StatusOK && !redirect {
 		return fmt.Errorf("answered %d", resp.StatusCode)
+	}
+	if !redirect && f.read != nil {
+		if body, err = f.read(body); err != nil {
+			return err
+		}
 	}
 	resp.ContentLength = int64(len(body))
 	d.answer, d.body = resp, body
+	if !redirect && f.answered != nil {
+		f.answered(f.replaceLast(sha256.Sum256(body)))
+	}
 	return nil
+}
+
+// replaceLast remembers the last good answer and reports whether it replaces
+// another.
+func (f *fetcher) replaceLast(sum [sha256.Size]byte) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	changed := f.last != [sha256.Size]byte{} && f.last != sum
+	f.last = sum
+	return changed
+}
+
+func (f *fetcher) lastAnswer() [sha256.Size]byte {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.last
 }

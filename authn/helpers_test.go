@@ -3,10 +3,12 @@ package authn
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
@@ -25,6 +27,7 @@ import (
 	jose "github.com/go-jose/go-jose/v4"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 )
 
 type claims = map[string]any
@@ -122,7 +125,7 @@ func newProvider(t testing.TB, keys ...key) *provider {
 		p.fetches.Add(1)
 		p.mu.Lock()
 		defer p.mu.Unlock()
-		var set jose.JSONWebKeySet
+		set := jose.JSONWebKeySet{Keys: []jose.JSONWebKey{}}
 		for _, k := range p.keys {
 			set.Keys = append(set.Keys, jose.JSONWebKey{Key: k.public, KeyID: k.id, Algorithm: string(k.alg), Use: "sig"})
 		}
@@ -218,7 +221,7 @@ func (l *logs) String() string {
 
 func newAuthenticator(t testing.TB, revoked Revoked, out *logs, issuers ...Issuer) *Authenticator {
 	t.Helper()
-	a, err := New(Config{Issuers: issuers}, revoked, slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})))
+	a, err := New(Config{Issuers: issuers}, access.Limits{}, revoked, nil, slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -261,3 +264,58 @@ func authenticate(t testing.TB, a *Authenticator, token string) (v1alpha1.Agent,
 	}
 	return agent, reasonOf(t, err)
 }
+
+// signRS256 signs with whatever key it is given.
+func signRS256(t testing.TB, private *rsa.PrivateKey, id string, payload []byte) string {
+	t.Helper()
+	head := base64.RawURLEncoding.EncodeToString([]byte(`{"alg":"RS256","kid":"`+id+`"}`)) + "." + base64.RawURLEncoding.EncodeToString(payload)
+	sum := sha256.Sum256([]byte(head))
+	signature, err := rsa.SignPKCS1v15(rand.Reader, private, crypto.SHA256, sum[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return head + "." + base64.RawURLEncoding.EncodeToString(signature)
+}
+
+// ensured is a fake Bindings that notes what it is asked.
+type ensured struct {
+	mu    sync.Mutex
+	calls []ensureCall
+	err   error
+}
+
+type ensureCall struct {
+	agent  v1alpha1.Agent
+	access []v1alpha1.Access
+	until  time.Time
+}
+
+func (e *ensured) Ensure(_ context.Context, a v1alpha1.Agent, access []v1alpha1.Access, until time.Time) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.calls = append(e.calls, ensureCall{a, access, until})
+	return e.err
+}
+
+func (e *ensured) count() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.calls)
+}
+
+// withProfiles is an Authenticator with profiles that has asked its issuers.
+func withProfiles(t testing.TB, b Bindings, out *logs, limits access.Limits, profiles []Profile, issuers ...Issuer) *Authenticator {
+	t.Helper()
+	a, err := New(Config{Issuers: issuers, Profiles: profiles}, limits, revokedRuns{"run-revoked": "compromised"}, b, slog.New(slog.NewTextHandler(out, nil)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, is := range a.issuers {
+		if err := is.connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return a
+}
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }

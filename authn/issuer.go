@@ -11,8 +11,6 @@ import (
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
-
-	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
 // Times of an issuer's background work.
@@ -22,67 +20,123 @@ const (
 	// refreshInterval is how often discovery and keys are read again: a key that
 	// the issuer withdrew, or a CA file that changed, counts after that long.
 	refreshInterval = 10 * time.Minute
+	// defaultFileInterval is how often a keySetFile is looked at.
+	defaultFileInterval = 5 * time.Second
 )
 
 // issuer verifies the tokens of one configured issuer.
 type issuer struct {
-	name, url, caFile     string
-	audiences, algorithms []string
-	maxAge, skew          time.Duration
-	mappings              []*mapping
-	now                   func() time.Time
-	log                   *slog.Logger
+	name, url, caFile, keySetFile string
+	audiences, algorithms         []string
+	maxAge, skew                  time.Duration
+	required                      []requiredClaim
+	claimRules, userRules         []*rule
+	mappings                      []*mapping
+	profiles                      map[string]*profile // of the whole config
+	now                           func() time.Time
+	log                           *slog.Logger
 
-	firstRetry time.Duration
+	firstRetry, fileInterval, fetchTimeout time.Duration
 
-	verifier atomic.Pointer[oidc.IDTokenVerifier] // nil until the issuer first answered
+	keys     atomic.Pointer[keySet] // nil until the issuer first answered
+	keysRead atomic.Int64           // when it last answered with keys, Unix nanoseconds; 0 is never
 }
 
-// verified is what a token that holds says.
-type verified struct {
-	agent     v1alpha1.Agent
-	audiences []string // of the issuer's configured ones, those the token is for
+// keySet is one state of an issuer's keys. Another set of keys is another
+// keySet, so what was verified by the one doesn't count for the other.
+type keySet struct {
+	verifier *oidc.IDTokenVerifier
+	from     *fetcher
+	url      string // of the keys
 }
 
-// connect reads the issuer's discovery document and keys. On an error what was
-// known before stays in use.
+// connect reads the issuer's keys: by discovery, or from the file. On an error
+// what was known before stays in use.
 func (is *issuer) connect(ctx context.Context) error {
 	// A new fetcher each time reads the CA file again and starts without the old
 	// answers; go-oidc keeps it only when the issuer answered.
-	f, err := newFetcher(is.caFile, is.now, is.log.With("issuer", is.name))
-	if err != nil {
-		return err
+	var next http.RoundTripper = fileTransport(is.keySetFile)
+	if is.keySetFile == "" {
+		t, err := newTransport(is.caFile, is.fetchTimeout)
+		if err != nil {
+			return err
+		}
+		next = t
 	}
-	client := f.client()
-	ctx, cancel := context.WithTimeout(oidc.ClientContext(ctx, client), 2*fetchTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*is.fetchTimeout)
 	defer cancel()
-	provider, err := oidc.NewProvider(ctx, is.url)
+	url := keySetFileURL
+	if is.keySetFile == "" {
+		found, err := is.discover(ctx, is.newFetcher(next))
+		if err != nil {
+			return err
+		}
+		url = found
+	}
+	f := is.newFetcher(next)
+	f.read = readKeySet
+	f.answered = func(changed bool) {
+		is.keysRead.Store(is.now().UnixNano())
+		if old := is.keys.Load(); changed && old != nil && old.from == f {
+			is.keys.CompareAndSwap(old, is.newKeySet(f, url))
+		}
+	}
+	// Fetched here so that it is in the fetcher when go-oidc first needs it.
+	if err := fetchKeys(ctx, f.client(), url); err != nil {
+		return fmt.Errorf("fetch keys of issuer %s: %w", is.url, err)
+	}
+	if old := is.keys.Load(); is.keySetFile != "" && old != nil && old.from.lastAnswer() == f.lastAnswer() {
+		return nil
+	}
+	is.keys.Store(is.newKeySet(f, url))
+	return nil
+}
+
+func (is *issuer) newFetcher(next http.RoundTripper) *fetcher {
+	return &fetcher{next: next, timeout: is.fetchTimeout, now: is.now, log: is.log.With("issuer", is.name), docs: map[string]*document{}}
+}
+
+func (is *issuer) newKeySet(f *fetcher, url string) *keySet {
+	// go-oidc keeps of the context only the client.
+	remote := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), f.client()), url)
+	return &keySet{from: f, url: url, verifier: oidc.NewVerifier(is.url, handingOver{remote}, &oidc.Config{
+		SupportedSigningAlgs: is.algorithms,
+		// Several audiences, and times with the configured skew, are checked in judge.
+		SkipClientIDCheck: true,
+		SkipExpiryCheck:   true,
+	})}
+}
+
+// discover asks the issuer where its keys are.
+func (is *issuer) discover(ctx context.Context, f *fetcher) (keysURL string, err error) {
+	provider, err := oidc.NewProvider(oidc.ClientContext(ctx, f.client()), is.url)
 	if err != nil {
-		return fmt.Errorf("discover issuer %s: %w", is.url, err)
+		return "", fmt.Errorf("discover issuer %s: %s", is.url, shortened(err))
 	}
 	var discovered struct {
 		KeySetURL string `json:"jwks_uri"`
 	}
 	if err := provider.Claims(&discovered); err != nil {
-		return fmt.Errorf("read discovery of issuer %s: %w", is.url, err)
+		return "", fmt.Errorf("read discovery of issuer %s: %w", is.url, err)
 	}
-	// Fetched here so that it is in the fetcher when go-oidc first needs it.
-	if err := fetchKeys(ctx, client, discovered.KeySetURL); err != nil {
-		return fmt.Errorf("fetch keys of issuer %s: %w", is.url, err)
+	if discovered.KeySetURL == "" {
+		return "", fmt.Errorf("read discovery of issuer %s: it names no jwks_uri", is.url)
 	}
-	is.verifier.Store(provider.VerifierContext(ctx, &oidc.Config{
-		SupportedSigningAlgs: is.algorithms,
-		// Several audiences, and times with the configured skew, are checked in verify.
-		SkipClientIDCheck: true,
-		SkipExpiryCheck:   true,
-	}))
-	return nil
+	return discovered.KeySetURL, nil
+}
+
+// maxErrorBytes bounds what an issuer's answer may put into our log: go-oidc's
+// errors quote it.
+const maxErrorBytes = 512
+
+func shortened(err error) string {
+	if s := err.Error(); len(s) > maxErrorBytes {
+		return s[:maxErrorBytes] + "…"
+	}
+	return err.Error()
 }
 
 func fetchKeys(ctx context.Context, client *http.Client, url string) error {
-	if url == "" {
-		return errors.New("discovery names no jwks_uri")
-	}
 	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return err
@@ -106,9 +160,12 @@ func (is *issuer) run(ctx context.Context, tried func()) {
 			return
 		}
 		wait := refreshInterval
+		if is.keySetFile != "" {
+			wait = is.fileInterval
+		}
 		if err != nil {
 			is.log.WarnContext(ctx, "issuer does not answer", "issuer", is.name, "error", err,
-				"keysKnown", is.verifier.Load() != nil, "retryIn", retry)
+				"keysKnown", is.keys.Load() != nil, "retryIn", retry)
 			wait, retry = retry, min(2*retry, lastRetry)
 		} else {
 			if !connected {
@@ -125,66 +182,4 @@ func (is *issuer) run(ctx context.Context, tried func()) {
 		case <-timer.C:
 		}
 	}
-}
-
-// verify checks token in full and maps it. Errors are *RefusedError.
-func (is *issuer) verify(ctx context.Context, token string) (verified, error) {
-	verifier := is.verifier.Load()
-	if verifier == nil {
-		return verified{}, refuse("issuer %q has not answered yet, so its tokens can't be verified", is.name)
-	}
-	if err := checkHeader(token, is.algorithms); err != nil {
-		return verified{}, refuse("issuer %q: %v", is.name, err)
-	}
-	// go-oidc's errors quote claims, so they go no further.
-	t, err := verifier.Verify(ctx, token)
-	if err != nil {
-		if ctx.Err() != nil {
-			return verified{}, refuse("issuer %q: the issuer's keys did not come in time", is.name)
-		}
-		return verified{}, refuse("issuer %q: signature does not verify with the issuer's keys, or claims are malformed", is.name)
-	}
-	var payload rawPayload
-	if err := t.Claims(&payload); err != nil {
-		return verified{}, refuse("issuer %q: claims are malformed", is.name)
-	}
-	claims, err := decodeObject(payload)
-	if err != nil {
-		return verified{}, refuse("issuer %q: claims are not one JSON object with distinct names", is.name)
-	}
-	// go-oidc compared it too, but with names that differ in case.
-	if iss, _ := claims["iss"].(string); iss != is.url {
-		return verified{}, refuse("issuer %q: token is of another issuer", is.name)
-	}
-	audiences, err := acceptedAudiences(claims, is.audiences)
-	if err != nil {
-		return verified{}, refuse("issuer %q: %v", is.name, err)
-	}
-	if err := checkTimes(claims, is.now(), is.maxAge, is.skew); err != nil {
-		return verified{}, refuse("issuer %q: %v", is.name, err)
-	}
-	credential, err := credentialID(claims)
-	if err != nil {
-		return verified{}, refuse("issuer %q: %v", is.name, err)
-	}
-	for i, m := range is.mappings {
-		agent, matched, err := m.agent(is.name, claims)
-		if err != nil {
-			return verified{}, refuse("issuer %q: mappings[%d]: %v", is.name, i, err)
-		}
-		if matched {
-			agent.CredentialID = credential
-			return verified{agent: agent, audiences: audiences}, nil
-		}
-	}
-	return verified{}, refuse("issuer %q: no mapping matches the token", is.name)
-}
-
-// rawPayload takes a verified payload from go-oidc as it was signed.
-type rawPayload []byte
-
-// UnmarshalJSON keeps a copy of b.
-func (p *rawPayload) UnmarshalJSON(b []byte) error {
-	*p = append((*p)[:0], b...)
-	return nil
 }

@@ -1,19 +1,19 @@
 package authn
 
 import (
+	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"runtime/debug"
 	"slices"
 	"time"
 
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	authenticationv1 "k8s.io/api/authentication/v1"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
@@ -25,6 +25,10 @@ const maxReviewBytes = 1 << 20
 // reviewTimeout bounds one review. The API server gives up after 10 s
 // (apiserver v0.37, server/options: webhook request timeout) and tries again.
 const reviewTimeout = 5 * time.Second
+
+// maxAudiences bounds what a caller may ask for: an API server asks for the few
+// of its --api-audiences.
+const maxAudiences = 128
 
 const reviewKind = "TokenReview"
 
@@ -38,11 +42,11 @@ func (a *Authenticator) Handler() http.Handler {
 }
 
 func (a *Authenticator) serveReview(w http.ResponseWriter, r *http.Request) {
-	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "application/json" {
+	if !isJSON(r.Header.Get("Content-Type")) {
 		http.Error(w, "content type must be application/json", http.StatusUnsupportedMediaType)
 		return
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxReviewBytes))
+	body, err := readBody(w, r)
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
 			http.Error(w, "review is too large", http.StatusRequestEntityTooLarge)
@@ -60,9 +64,8 @@ func (a *Authenticator) serveReview(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), reviewTimeout)
 	defer cancel()
 	// The answer never carries the spec: it holds the token.
-	answer := authenticationv1.TokenReview{Status: a.review(ctx, spec)}
-	answer.APIVersion, answer.Kind = authenticationv1.SchemeGroupVersion.String(), reviewKind
-	b, err := json.Marshal(answer)
+	answer := reviewAnswer{APIVersion: authenticationv1.SchemeGroupVersion.String(), Kind: reviewKind, Status: a.review(ctx, spec)}
+	b, err := json.Marshal(&answer)
 	if err != nil {
 		a.log.ErrorContext(r.Context(), "encode TokenReview", "error", err)
 		http.Error(w, "internal error", http.StatusInternalServerError)
@@ -72,65 +75,116 @@ func (a *Authenticator) serveReview(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(b) // the caller has gone; it gets no identity then
 }
 
+func isJSON(contentType string) bool {
+	if contentType == "application/json" {
+		return true
+	}
+	t, _, err := mime.ParseMediaType(contentType)
+	return err == nil && t == "application/json"
+}
+
+// readBody reads the request's body, at most maxReviewBytes.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
+	var buf bytes.Buffer
+	if n := r.ContentLength; n > 0 && n <= maxReviewBytes {
+		buf.Grow(int(n) + bytes.MinRead) // what ReadFrom wants left at the end
+	}
+	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, maxReviewBytes))
+	return buf.Bytes(), err
+}
+
+// reviewSpec is what we need of a TokenReview's spec.
+type reviewSpec struct {
+	Token     string   `json:"token"`
+	Audiences []string `json:"audiences"`
+}
+
+// reviewAnswer is a TokenReview as we answer it: authenticationv1's, with a user
+// that is encoded already.
+type reviewAnswer struct {
+	APIVersion string       `json:"apiVersion"`
+	Kind       string       `json:"kind"`
+	Status     reviewStatus `json:"status"`
+}
+
+type reviewStatus struct {
+	Authenticated bool           `json:"authenticated,omitzero"`
+	User          jsontext.Value `json:"user,omitzero"`
+	Audiences     []string       `json:"audiences,omitempty"`
+	Error         string         `json:"error,omitzero"`
+}
+
 // parseReview takes the spec of a TokenReview. Fields that a later Kubernetes
-// may add are ignored, names given twice are not. Errors quote nothing.
-func parseReview(body []byte) (authenticationv1.TokenReviewSpec, error) {
-	var none authenticationv1.TokenReviewSpec
-	if _, err := decodeObject(body); err != nil {
-		return none, errors.New("body is not one JSON object with distinct names")
+// may add are ignored; names given twice, anywhere, are not. Errors quote nothing.
+func parseReview(body []byte) (reviewSpec, error) {
+	var review struct {
+		APIVersion string     `json:"apiVersion"`
+		Kind       string     `json:"kind"`
+		Spec       reviewSpec `json:"spec"`
 	}
-	var review authenticationv1.TokenReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(body, &review); err != nil {
-		return none, errors.New("body is not a TokenReview")
+	if err := json.Unmarshal(body, &review); err != nil {
+		return reviewSpec{}, errors.New("body is not one JSON object with distinct names that holds a TokenReview")
 	}
-	if review.APIVersion != authenticationv1.SchemeGroupVersion.String() || review.Kind != reviewKind {
-		return none, fmt.Errorf("body must be a %s of %s", reviewKind, authenticationv1.SchemeGroupVersion)
-	}
-	if review.Spec.Token == "" {
-		return none, errors.New("spec.token is empty")
+	switch {
+	case review.APIVersion != authenticationv1.SchemeGroupVersion.String() || review.Kind != reviewKind:
+		return reviewSpec{}, fmt.Errorf("body must be a %s of %s", reviewKind, authenticationv1.SchemeGroupVersion)
+	case review.Spec.Token == "":
+		return reviewSpec{}, errors.New("spec.token is empty")
+	case len(review.Spec.Audiences) > maxAudiences:
+		return reviewSpec{}, fmt.Errorf("spec.audiences holds more than %d", maxAudiences)
 	}
 	return review.Spec, nil
 }
 
 // review answers one review. Whatever goes wrong on the way is a refusal.
-func (a *Authenticator) review(ctx context.Context, spec authenticationv1.TokenReviewSpec) (status authenticationv1.TokenReviewStatus) {
+func (a *Authenticator) review(ctx context.Context, spec reviewSpec) (status reviewStatus) {
 	defer func() {
 		if p := recover(); p != nil {
 			// The value may hold claims; its type and the stack say where the bug is.
 			a.log.ErrorContext(ctx, "panic in a token review", "type", fmt.Sprintf("%T", p), "stack", string(debug.Stack()))
-			status = authenticationv1.TokenReviewStatus{Error: "internal error"}
+			a.metrics.count("", "", outcomeError)
+			status = reviewStatus{Error: "internal error"}
 		}
 	}()
 	v, err := a.authenticate(ctx, spec.Token)
+	var audiences []string
+	if err == nil {
+		audiences, err = v.answerTo(spec.Audiences)
+	}
+	a.metrics.countResult(v, err)
 	var refused *RefusedError
 	switch {
+	case err == nil:
+		return reviewStatus{Authenticated: true, User: v.user, Audiences: audiences}
 	case errors.Is(err, ErrNotOurs):
-		return authenticationv1.TokenReviewStatus{}
+		return reviewStatus{}
 	case errors.As(err, &refused):
 		a.log.InfoContext(ctx, "token refused", "reason", refused.Reason)
-		return authenticationv1.TokenReviewStatus{Error: refused.Reason}
-	case err != nil:
-		a.log.ErrorContext(ctx, "token could not be checked", "error", err)
-		return authenticationv1.TokenReviewStatus{Error: "internal error"}
+		return reviewStatus{Error: refused.Reason}
 	}
-	// The API server asks for its own --api-audiences and takes only an answer
-	// that names one of them; without any in the answer it would assume its own
-	// (apiserver v0.37, plugin/pkg/authenticator/token/webhook: AuthenticateToken).
-	// So what we name is what the token says, our config accepts and the caller asked.
+	a.log.ErrorContext(ctx, "token could not be checked", "error", err)
+	return reviewStatus{Error: "internal error"}
+}
+
+// answerTo are the audiences to name to a caller that asked for those. The API
+// server asks for its own --api-audiences and takes only an answer that names
+// one of them; without any in the answer it would assume its own
+// (apiserver v0.37, plugin/pkg/authenticator/token/webhook: AuthenticateToken).
+// So what we name is what the token says, our config accepts and the caller asked.
+func (v *verified) answerTo(asked []string) ([]string, error) {
+	if len(asked) == 0 {
+		return nil, nil
+	}
 	var audiences []string
-	if len(spec.Audiences) > 0 {
-		for _, aud := range spec.Audiences {
-			if slices.Contains(v.audiences, aud) && !slices.Contains(audiences, aud) {
-				audiences = append(audiences, aud)
-			}
-		}
-		if len(audiences) == 0 {
-			reason := fmt.Sprintf("issuer %q: token is for none of the audiences that the API server asks for (its --api-audiences)", v.agent.Issuer)
-			a.log.InfoContext(ctx, "token refused", "reason", reason)
-			return authenticationv1.TokenReviewStatus{Error: reason}
+	for _, aud := range asked {
+		if slices.Contains(v.audiences, aud) && !slices.Contains(audiences, aud) {
+			audiences = append(audiences, aud)
 		}
 	}
-	return authenticationv1.TokenReviewStatus{Authenticated: true, User: userInfo(v.agent), Audiences: audiences}
+	if len(audiences) == 0 {
+		return nil, v.by.refuse(outcomeRefused, v.mapping, errors.New("token is for none of the audiences that the API server asks for (its --api-audiences)"))
+	}
+	return audiences, nil
 }
 
 func userInfo(agent v1alpha1.Agent) authenticationv1.UserInfo {

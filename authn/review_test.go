@@ -146,6 +146,11 @@ func TestMalformedReviewsAreRefused(t *testing.T) {
 		{"two tokens", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x","token":"y"}}`, 400},
 		{"a token that is a number", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":1}}`, 400},
 		{"too large", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"` + strings.Repeat("x", maxReviewBytes) + `"}}`, 413},
+		{"audiences that are numbers", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x","audiences":[1]}}`, 400},
+		{"too many audiences", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x","audiences":["a"` + strings.Repeat(`,"a"`, maxAudiences) + `]}}`, 400},
+		{"many audiences are fine", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x","audiences":["a"` + strings.Repeat(`,"a"`, maxAudiences-1) + `]}}`, 200},
+		{"names twice where we don't look", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","metadata":{"a":1,"a":2},"spec":{"token":"x"}}`, 400},
+		{"bytes that are no Unicode", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"` + "\xff" + `"}}`, 400},
 		{"a field of a later Kubernetes is fine", `{"apiVersion":"authentication.k8s.io/v1","kind":"TokenReview","spec":{"token":"x","later":1}}`, 200},
 	} {
 		t.Run(row.name, func(t *testing.T) {

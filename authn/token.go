@@ -1,25 +1,33 @@
 package authn
 
 import (
+	"bytes"
 	"encoding/base64"
 	"errors"
+	"io"
 	"math"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
-	kjson "sigs.k8s.io/json"
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // maxTokenBytes caps a token before anything looks inside. Tokens of the
 // platforms we know stay under 8 KiB; RFC 7519 sets no limit of its own.
 const maxTokenBytes = 16 << 10
 
+// maxClaimsDepth bounds how deeply claims may nest. Kubernetes' own, the deepest
+// that we know, reach 3.
+const maxClaimsDepth = 32
+
 // peekIssuer reads the iss claim without verifying anything: it only chooses
 // the issuer whose keys then decide. Empty means that token is no JWT in the
 // compact form (RFC 7515 section 3.1), or names no issuer.
 func peekIssuer(token string) string {
-	if len(token) > maxTokenBytes || strings.Count(token, ".") != 2 {
+	if !isCompact(token) {
 		return ""
 	}
 	header, rest, _ := strings.Cut(token, ".")
@@ -31,86 +39,209 @@ func peekIssuer(token string) string {
 	if err != nil {
 		return ""
 	}
-	var claims struct {
-		Issuer string `json:"iss"`
-	}
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(b, &claims); err != nil {
+	// A second iss is refused once the signature holds; this is only a look.
+	d := jsontext.NewDecoder(bytes.NewBuffer(b), jsontext.AllowDuplicateNames(true))
+	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
 		return ""
 	}
-	return claims.Issuer
+	for d.PeekKind() == '"' {
+		name, err := d.ReadToken()
+		if err != nil {
+			return ""
+		}
+		if name.String() != "iss" {
+			if d.SkipValue() != nil {
+				return ""
+			}
+			continue
+		}
+		if d.PeekKind() != '"' {
+			return ""
+		}
+		iss, err := d.ReadToken()
+		if err != nil {
+			return ""
+		}
+		return iss.String()
+	}
+	return ""
+}
+
+// mayBeOurs is the first, cheapest look: what it refuses is no JWT that any
+// configured issuer signs, such as a bootstrap token.
+func mayBeOurs(token string) bool {
+	return len(token) <= maxTokenBytes && strings.Count(token, ".") == 2
+}
+
+// isCompact holds token to the letters of base64url and two dots. Decoders skip
+// line breaks; a token with one is no token (RFC 7515 section 2, Base64url).
+func isCompact(token string) bool {
+	if !mayBeOurs(token) {
+		return false
+	}
+	for i := range len(token) {
+		if c := token[i]; !isAlphanumeric(c) && c != '-' && c != '_' && c != '.' {
+			return false
+		}
+	}
+	return true
+}
+
+// header is what we read of a token's header. jku, x5u, jwk and x5c aren't here:
+// keys come from the issuer alone.
+type header struct {
+	Algorithm string         `json:"alg"`
+	KeyID     string         `json:"kid"`
+	Critical  jsontext.Value `json:"crit"`
+	Base64    jsontext.Value `json:"b64"`
 }
 
 // checkHeader refuses headers whose meaning we'd have to trust the token for.
 // The header isn't verified yet.
-func checkHeader(token string, allowed []string) error {
+func checkHeader(token string, allowed []string) (header, error) {
+	var h header
 	part, _, _ := strings.Cut(token, ".")
 	b, err := base64.RawURLEncoding.Strict().DecodeString(part)
 	if err != nil {
-		return errors.New("header is not base64url")
+		return h, errors.New("header is not base64url")
 	}
-	header, err := decodeObject(b)
-	if err != nil {
-		return errors.New("header is not one JSON object with distinct names")
+	if err := json.Unmarshal(b, &h); err != nil {
+		return h, errors.New("header is not one JSON object with distinct names")
 	}
 	// RFC 7515 section 4.1.11: what isn't understood in crit must refuse. We
 	// understand no extension, nor b64 (RFC 7797), which go-jose would.
-	for _, name := range []string{"crit", "b64"} {
-		if _, ok := header[name]; ok {
-			return errors.New("header carries an extension")
-		}
+	if h.Critical != nil || h.Base64 != nil {
+		return h, errors.New("header carries an extension")
 	}
-	if alg, ok := header["alg"].(string); !ok || !slices.Contains(allowed, alg) {
-		return errors.New("signing algorithm is not allowed")
+	if !slices.Contains(allowed, h.Algorithm) {
+		return h, errors.New("signing algorithm is not allowed")
 	}
-	return nil
+	return h, nil
 }
 
 // decodeObject decodes one JSON object with case-sensitive, distinct names at
-// every depth. encoding/json takes "ISS" for "iss" and the last of two.
+// every depth (encoding/json takes "ISS" for "iss" and the last of two), valid
+// UTF-8 and bounded nesting. Whole numbers are int64, others float64.
 func decodeObject(b []byte) (map[string]any, error) {
-	var m map[string]any
-	strict, err := kjson.UnmarshalStrict(b, &m)
+	d := jsontext.NewDecoder(bytes.NewBuffer(b))
+	if d.PeekKind() != '{' {
+		return nil, errors.New("is no JSON object")
+	}
+	v, err := decodeValue(d, maxClaimsDepth)
 	if err != nil {
 		return nil, err
 	}
-	if len(strict) > 0 {
-		return nil, strict[0]
+	if _, err := d.ReadToken(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the JSON object")
 	}
-	if m == nil {
-		return nil, errors.New("is null")
-	}
+	m, _ := v.(map[string]any)
 	return m, nil
 }
 
-// checkTimes holds exp, nbf and iat (RFC 7519 section 4.1) against now.
-func checkTimes(claims map[string]any, now time.Time, maxAge, skew time.Duration) error {
-	exp, err := timeClaim(claims, "exp")
+func decodeValue(d *jsontext.Decoder, depth int) (any, error) {
+	t, err := d.ReadToken()
 	if err != nil {
-		return err
+		return nil, err
 	}
-	iat, err := timeClaim(claims, "iat")
+	switch t.Kind() {
+	case '{':
+		if depth == 0 {
+			return nil, errors.New("nests too deeply")
+		}
+		m := make(map[string]any, 8)
+		if depth == maxClaimsDepth {
+			m = make(map[string]any, 24) // a token's claims: more than most have
+		}
+		for d.PeekKind() != '}' {
+			name, err := d.ReadToken()
+			if err != nil {
+				return nil, err
+			}
+			key := name.String() // name is only valid until the next read
+			if m[key], err = decodeValue(d, depth-1); err != nil {
+				return nil, err
+			}
+		}
+		_, err := d.ReadToken()
+		return m, err
+	case '[':
+		if depth == 0 {
+			return nil, errors.New("nests too deeply")
+		}
+		l := []any{}
+		for d.PeekKind() != ']' {
+			v, err := decodeValue(d, depth-1)
+			if err != nil {
+				return nil, err
+			}
+			l = append(l, v)
+		}
+		_, err := d.ReadToken()
+		return l, err
+	case '"':
+		return t.String(), nil
+	case 't', 'f':
+		return t.Bool(), nil
+	case 'n':
+		return nil, nil
+	default:
+		return decodeNumber(t.String())
+	}
+}
+
+func decodeNumber(s string) (any, error) {
+	if !strings.ContainsAny(s, ".eE") {
+		if n, err := strconv.ParseInt(s, 10, 64); err == nil {
+			return n, nil
+		}
+	}
+	f, err := strconv.ParseFloat(s, 64)
 	if err != nil {
-		return err
+		return nil, errors.New("holds a number that is none") // strconv's text quotes it
 	}
-	if !now.Before(exp.Add(skew)) {
-		return errors.New("token is expired")
+	return f, nil
+}
+
+// times are those of a token (RFC 7519 section 4.1).
+type times struct {
+	expires, issued time.Time
+	notBefore       time.Time // zero where the token has none
+}
+
+func timesOf(claims map[string]any) (t times, err error) {
+	if t.expires, err = timeClaim(claims, "exp"); err != nil {
+		return t, err
 	}
-	if iat.After(now.Add(skew)) {
-		return errors.New("token was issued in the future")
-	}
-	if now.Sub(iat) > maxAge+skew {
-		return errors.New("token is older than the issuer's maxTokenAge")
+	if t.issued, err = timeClaim(claims, "iat"); err != nil {
+		return t, err
 	}
 	if _, ok := claims["nbf"]; ok {
-		nbf, err := timeClaim(claims, "nbf")
-		if err != nil {
-			return err
-		}
-		if nbf.After(now.Add(skew)) {
-			return errors.New("token is not valid yet")
-		}
+		t.notBefore, err = timeClaim(claims, "nbf")
+	}
+	return t, err
+}
+
+// check holds t against now.
+func (t times) check(now time.Time, maxAge, skew time.Duration) error {
+	switch {
+	case !now.Before(t.expires.Add(skew)):
+		return errors.New("token is expired")
+	case t.issued.After(now.Add(skew)):
+		return errors.New("token was issued in the future")
+	case now.Sub(t.issued) > maxAge+skew:
+		return errors.New("token is older than the issuer's maxTokenAge")
+	case t.notBefore.After(now.Add(skew)):
+		return errors.New("token is not valid yet")
 	}
 	return nil
+}
+
+// end is the first moment at which check refuses t for good.
+func (t times) end(maxAge, skew time.Duration) time.Time {
+	if old := t.issued.Add(maxAge); old.Before(t.expires) {
+		return old.Add(skew)
+	}
+	return t.expires.Add(skew)
 }
 
 // maxTimeSeconds is the year 9999: seconds beyond it are no time that an issuer
@@ -138,20 +269,9 @@ func timeClaim(claims map[string]any, name string) (time.Time, error) {
 // acceptedAudiences are those of accepted that the token is for. The aud claim
 // is one string or a list of them (RFC 7519 section 4.1.3).
 func acceptedAudiences(claims map[string]any, accepted []string) ([]string, error) {
-	var auds []string
-	switch v := claims["aud"].(type) {
-	case string:
-		auds = []string{v}
-	case []any:
-		for _, e := range v {
-			s, ok := e.(string)
-			if !ok {
-				return nil, errors.New("claim aud is not a list of strings")
-			}
-			auds = append(auds, s)
-		}
-	default:
-		return nil, errors.New("claim aud is missing or of another type")
+	auds, err := audiencesOf(claims)
+	if err != nil {
+		return nil, err
 	}
 	var both []string
 	for _, a := range accepted {
@@ -163,6 +283,24 @@ func acceptedAudiences(claims map[string]any, accepted []string) ([]string, erro
 		return nil, errors.New("token is for another audience")
 	}
 	return both, nil
+}
+
+func audiencesOf(claims map[string]any) ([]string, error) {
+	switch v := claims["aud"].(type) {
+	case string:
+		return []string{v}, nil
+	case []any:
+		auds := make([]string, 0, len(v))
+		for _, e := range v {
+			s, ok := e.(string)
+			if !ok {
+				return nil, errors.New("claim aud is not a list of strings")
+			}
+			auds = append(auds, s)
+		}
+		return auds, nil
+	}
+	return nil, errors.New("claim aud is missing or of another type")
 }
 
 // credentialID names the token as the API server names its own
