@@ -28,14 +28,14 @@ func scheme() (*runtime.Scheme, error) {
 // there yet, or lacks the CRD yet, fails the one call and not the start.
 func mapper() meta.RESTMapper {
 	m := meta.NewDefaultRESTMapper(nil)
-	for _, kind := range []string{"Approval", "Revocation"} {
+	for _, kind := range []string{"Approval", "Grant", "Revocation"} {
 		m.Add(v1alpha1.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
 	m.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
 	return m
 }
 
-// NewClient gives a client for approvals and revocations that reads live. It opens no connection yet.
+// NewClient gives a client for approvals, grants and revocations that reads live. It opens no connection yet.
 func NewClient(cfg *rest.Config) (client.WithWatch, error) {
 	s, err := scheme()
 	if err != nil {

@@ -18,10 +18,14 @@ import (
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
-// Run watches approvals, wakes waiters, keeps status.phase true and removes
-// what finished longer than the retention ago, until ctx is done. An API server
-// that is away, or lacks the CRD, is waited for: Run never ends because of it.
-// Several replicas may run it: every write is conditional.
+// workers keep approvals up to date side by side: one revocation may end many.
+const workers = 4
+
+// Run watches approvals, wakes waiters, keeps status.phase true, cancels what a
+// revoked agent asked for and removes what finished longer than the retention
+// ago, until ctx is done. An API server that is away, or lacks the CRD, is
+// waited for: Run never ends because of it. Several replicas may run it: every
+// write is conditional.
 func (s *Store) Run(ctx context.Context) error {
 	if err := s.learnSelf(ctx); err != nil {
 		return nil //nolint:nilerr // only a done ctx ends it: that is the clean end of Run
@@ -54,6 +58,11 @@ func (s *Store) Run(ctx context.Context) error {
 		return fmt.Errorf("watch approvals: %w", err)
 	}
 
+	// Each approval is looked at when it is first seen, so one that stood at the
+	// start is too; what wasn't known to be revoked then, comes by this.
+	unsubscribe := s.revoked.Subscribe(func() { s.recheck(queue, informer.GetStore()) })
+	defer unsubscribe()
+
 	var group wait.Group
 	group.StartWithContext(ctx, informer.RunWithContext)
 	group.StartWithContext(ctx, func(ctx context.Context) {
@@ -62,14 +71,31 @@ func (s *Store) Run(ctx context.Context) error {
 			s.log.InfoContext(ctx, "approvals loaded", "user", s.whoami())
 		}
 	})
-	group.StartWithContext(ctx, func(ctx context.Context) {
-		for s.work(ctx, queue, informer.GetStore()) {
-		}
-	})
+	for range workers {
+		group.StartWithContext(ctx, func(ctx context.Context) {
+			for s.work(ctx, queue, informer.GetStore()) {
+			}
+		})
+	}
 	<-ctx.Done()
 	queue.ShutDown()
 	group.Wait()
 	return nil
+}
+
+// recheck queues what a revoked agent has open. It asks nobody, and a name is in
+// the queue once however often it is put there.
+func (s *Store) recheck(queue workqueue.TypedRateLimitingInterface[string], seen cache.Store) {
+	now := s.now()
+	for _, obj := range seen.List() {
+		a, ok := obj.(*v1alpha1.Approval)
+		if !ok || Final(State(a, now)) {
+			continue
+		}
+		if _, revoked, err := s.revoked.Revoked(a.Spec.Agent); revoked && err == nil {
+			queue.Add(a.Name)
+		}
+	}
 }
 
 // learnSelf asks for tipstaff's own username until it is told.
@@ -117,8 +143,8 @@ func (s *Store) work(ctx context.Context, queue workqueue.TypedRateLimitingInter
 	return true
 }
 
-// reconcile brings status.phase to the truth and removes what is over. It
-// returns when to look again; zero means at the next change. a may be old: its
+// reconcile brings status.phase to the truth, cancels what a revoked agent has
+// open and removes what is over. It returns when to look again; zero means at the next change. a may be old: its
 // resourceVersion makes a write on a newer one a conflict.
 func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Duration, error) {
 	now := s.now()
@@ -131,7 +157,12 @@ func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Durat
 			}
 			return 0, nil
 		}
-	}
+	} else if reason, revoked, err := s.revoked.Revoked(a.Spec.Agent); err == nil && revoked {
+		if err := ignore(s.cancel(ctx, a, reason)); err != nil {
+			return 0, fmt.Errorf("cancel: %w", err)
+		}
+		return 0, nil // the event of that write, or of whose came first, brings it back
+	} // where it isn't known, recheck brings it back
 	if a.Status.Phase != phase {
 		a.Status.Phase = phase
 		if err := ignore(s.client.Status().Update(ctx, a)); err != nil {

@@ -2,11 +2,10 @@ package approvals
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"sort"
+	"strings"
 	"time"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -22,7 +21,7 @@ import (
 var (
 	// ErrNotFound means that no approval has that name.
 	ErrNotFound = errors.New("not found")
-	// ErrFinal means that the approval is decided, used or expired.
+	// ErrFinal means that the approval is decided, used, cancelled or expired.
 	ErrFinal = errors.New("already final")
 	// ErrForbidden means that the API server (RBAC or the guard) refused the caller.
 	ErrForbidden = errors.New("not allowed")
@@ -91,6 +90,9 @@ func describe(a *v1alpha1.Approval, p v1alpha1.Phase) string {
 			}
 		}
 	}
+	if p == v1alpha1.PhaseCancelled && a.Status.Cancelled != nil {
+		return "cancelled, since the run that asked is revoked: " + strings.TrimRight(a.Status.Cancelled.Reason, ".")
+	}
 	if p == v1alpha1.PhaseExpired {
 		return "expired since " + a.Spec.ExpiresAt.UTC().Format(time.RFC3339)
 	}
@@ -144,26 +146,4 @@ func List(ctx context.Context, c client.Reader) (*v1alpha1.ApprovalList, error) 
 		return a.Name < b.Name
 	})
 	return &l, nil
-}
-
-// Revoke ends a run: its tokens and changes are refused from now on. An empty
-// issuer means any issuer's run of that id. Revoking twice is no error; the
-// first reason stays.
-func Revoke(ctx context.Context, c client.Client, run, issuer, reason string) (*v1alpha1.Revocation, error) {
-	if run == "" || reason == "" {
-		return nil, errors.New("a revocation needs a run and a reason")
-	}
-	sum := sha256.Sum256([]byte(issuer + "\x00" + run))
-	r := v1alpha1.Revocation{
-		ObjectMeta: metav1.ObjectMeta{Name: "run-" + hex.EncodeToString(sum[:10])},
-		Spec:       v1alpha1.RevocationSpec{Run: run, Issuer: issuer, Reason: reason},
-	}
-	err := c.Create(ctx, &r)
-	if apierrors.IsAlreadyExists(err) {
-		err = c.Get(ctx, client.ObjectKey{Name: r.Name}, &r)
-	}
-	if err != nil {
-		return nil, wordError(fmt.Sprintf("revoke run %q", run), "you", err)
-	}
-	return &r, nil
 }

@@ -7,8 +7,9 @@ import (
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
-// State is where a stands at now, from its decisions, its use and its expiry;
-// never from status.phase.
+// State is where a stands at now, from its decisions, its use, its cancellation
+// and its expiry; never from status.phase. Of several ends the first in this
+// order stands: used, denied, cancelled, expired.
 func State(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 	if a.Status.Use != nil {
 		return v1alpha1.PhaseUsed
@@ -26,6 +27,8 @@ func State(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 		}
 	}
 	switch {
+	case a.Status.Cancelled != nil:
+		return v1alpha1.PhaseCancelled
 	case !now.Before(a.Spec.ExpiresAt.Time):
 		return v1alpha1.PhaseExpired
 	case a.Spec.Quorum >= 1 && len(yes) >= int(a.Spec.Quorum):
@@ -37,7 +40,7 @@ func State(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 
 // Final reports whether nothing can change a phase any more.
 func Final(p v1alpha1.Phase) bool {
-	return p == v1alpha1.PhaseDenied || p == v1alpha1.PhaseExpired || p == v1alpha1.PhaseUsed
+	return p != v1alpha1.PhasePending && p != v1alpha1.PhaseApproved
 }
 
 // mayNotDecide says why a person can't decide a, whatever their groups; empty if nothing forbids it.
@@ -62,6 +65,9 @@ func finishedAt(a *v1alpha1.Approval) time.Time {
 		if d.Verdict == v1alpha1.VerdictDeny && mayNotDecide(a, d.By) == "" {
 			return d.At.Time
 		}
+	}
+	if a.Status.Cancelled != nil {
+		return a.Status.Cancelled.At.Time
 	}
 	return a.Spec.ExpiresAt.Time
 }

@@ -31,10 +31,21 @@ const maxOrdinal = 1000
 // else's write on the same approval, and there are few who write.
 const useAttempts = 10
 
+// Revoked says whether an agent is revoked, and why. An error means that this
+// can't be known now: nothing is used then.
+type Revoked interface {
+	Revoked(a v1alpha1.Agent) (reason string, revoked bool, err error)
+	// Subscribe has f called after each change of what is revoked, or of whether
+	// that can be known; never concurrently with itself.
+	Subscribe(f func()) (cancel func())
+}
+
 // Store keeps approvals in the API server.
 type Store struct {
 	client    client.WithWatch
 	retention time.Duration
+	revoked   Revoked
+	bounds    Bounds
 	now       func() time.Time
 	log       *slog.Logger
 
@@ -47,28 +58,31 @@ type Store struct {
 
 // NewStore makes a store on the API server that kubeconfig names. It opens no
 // connection: Run does, and until it has, every answer is an error.
-func NewStore(kubeconfig *rest.Config, cfg Config, log *slog.Logger) (*Store, error) {
+func NewStore(kubeconfig *rest.Config, cfg Config, revoked Revoked, bounds Bounds, log *slog.Logger) (*Store, error) {
+	if revoked == nil {
+		return nil, errors.New("approvals: who is revoked must be known")
+	}
 	c, err := NewClient(kubeconfig)
 	if err != nil {
 		return nil, err
 	}
-	return newStore(c, cfg, log), nil
+	return newStore(c, cfg, revoked, bounds, log), nil
 }
 
-func newStore(c client.WithWatch, cfg Config, log *slog.Logger) *Store {
+func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, log *slog.Logger) *Store {
 	retention := cfg.Retention.Duration
 	if retention == 0 {
 		retention = DefaultRetention
 	}
 	return &Store{
-		client: c, retention: retention, now: time.Now, log: log,
+		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log,
 		waiters: map[string]map[chan struct{}]struct{}{},
 	}
 }
 
 // Guard serves POST /guard: the validating webhook over the store's objects.
 func (s *Store) Guard() http.Handler {
-	return (&guard{self: s.whoami, now: s.now, log: s.log}).handler()
+	return (&guard{self: s.whoami, bounds: s.bounds, now: s.now, log: s.log}).handler()
 }
 
 // HasSynced reports whether the store watches approvals and knows its own name.
@@ -91,8 +105,8 @@ var ErrNotReady = errors.New("approvals are not loaded yet")
 //
 // What is pending or approved answers. So does a denial until its approval
 // would have expired: asking again at once is not a new question. After one
-// that was used or expired, or under changed terms (rule, approvers, quorum),
-// the next is opened.
+// that was used, expired or cancelled, or under changed terms (rule, approvers,
+// quorum), the next is opened.
 func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
 	if !s.HasSynced() {
 		return nil, ErrNotReady
@@ -203,6 +217,7 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 // Use takes the approval for the request of that uid: one conditional update,
 // so that of any number of callers one gets it. It got it if the answer's
 // status.use names requestUID; otherwise the answer says what stands instead.
+// One whose agent is revoked is cancelled instead, whatever people decided.
 // An error means that nothing is known: refuse.
 func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error) {
 	for range useAttempts {
@@ -213,12 +228,18 @@ func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.App
 		if State(a, s.now()) != v1alpha1.PhaseApproved {
 			return s.seen(a), nil
 		}
-		a.Status.Use = &v1alpha1.Use{RequestUID: requestUID, At: metav1.NewTime(s.now().UTC().Truncate(time.Second))}
-		a.Status.Phase = v1alpha1.PhaseUsed
-		// The resourceVersion read above goes with it: any write in between is a conflict.
-		err := s.client.Status().Update(ctx, a)
+		// Asked after the read, so that what is revoked before the update isn't
+		// let through on what was known before the wait (I9).
+		reason, revoked, err := s.revoked.Revoked(a.Spec.Agent)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("use approval %s: look up whether the run is revoked: %w", name, err)
+		case revoked:
+			err = s.cancel(ctx, a, reason)
+		default:
+			err = s.use(ctx, a, requestUID)
+		}
 		if err == nil {
-			s.log.InfoContext(ctx, "approval used", "approval", name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule)
 			return s.seen(a), nil
 		}
 		if !apierrors.IsConflict(err) {
@@ -227,6 +248,38 @@ func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.App
 	}
 	return nil, fmt.Errorf("use approval %s: too many conflicts", name)
 }
+
+// maxReasonLength is what the CRD takes, in characters.
+const maxReasonLength = 1024
+
+// use marks a, which is approved, as used. The resourceVersion of a's read goes
+// with it: any write in between is a conflict.
+func (s *Store) use(ctx context.Context, a *v1alpha1.Approval, requestUID string) error {
+	a.Status.Use = &v1alpha1.Use{RequestUID: requestUID, At: s.stamp()}
+	a.Status.Phase = v1alpha1.PhaseUsed
+	if err := s.client.Status().Update(ctx, a); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "approval used", "approval", a.Name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule)
+	return nil
+}
+
+// cancel ends a, which isn't final, in the same way.
+func (s *Store) cancel(ctx context.Context, a *v1alpha1.Approval, reason string) error {
+	if r := []rune(reason); len(r) > maxReasonLength {
+		reason = string(r[:maxReasonLength])
+	}
+	a.Status.Cancelled = &v1alpha1.Cancellation{At: s.stamp(), Reason: reason}
+	a.Status.Phase = v1alpha1.PhaseCancelled
+	if err := s.client.Status().Update(ctx, a); err != nil {
+		return err
+	}
+	s.log.InfoContext(ctx, "approval cancelled", "approval", a.Name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule, "reason", reason)
+	return nil
+}
+
+// stamp is now as the API server keeps it.
+func (s *Store) stamp() metav1.Time { return metav1.NewTime(s.now().UTC().Truncate(time.Second)) }
 
 // subscribe gives a channel that gets a token whenever the approval changes.
 func (s *Store) subscribe(name string) (<-chan struct{}, func()) {

@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -20,6 +22,7 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -49,12 +52,56 @@ func world(t testing.TB, caller string, funcs interceptor.Funcs) *Store {
 		return c.Create(ctx, obj, opts...)
 	}
 	c := fake.NewClientBuilder().WithScheme(s).WithRESTMapper(mapper()).WithStatusSubresource(&v1alpha1.Approval{}).WithInterceptorFuncs(funcs).Build()
-	st := newStore(plainWatch{c}, Config{}, quiet)
+	st := newStore(plainWatch{c}, Config{}, &revokedRuns{}, Bounds{}, quiet)
 	self := "tipstaff"
 	st.self.Store(&self)
 	st.synced.Store(true)
 	return st
 }
+
+// revokedRuns are revoked, each for its reason; err says that nobody knows.
+type revokedRuns struct {
+	mu   sync.Mutex
+	runs map[string]string
+	err  error
+	subs map[int]func()
+}
+
+func (r *revokedRuns) Revoked(a v1alpha1.Agent) (string, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reason, revoked := r.runs[a.Run]
+	return reason, revoked && r.err == nil, r.err
+}
+
+func (r *revokedRuns) Subscribe(f func()) (cancel func()) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	id := len(r.subs)
+	if r.subs == nil {
+		r.subs = map[int]func(){}
+	}
+	r.subs[id] = f
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		r.subs[id] = func() {}
+	}
+}
+
+// set puts the runs in force, and tells whoever subscribed.
+func (r *revokedRuns) set(runs map[string]string, err error) {
+	r.mu.Lock()
+	r.runs, r.err = runs, err
+	subs := slices.Collect(maps.Values(r.subs))
+	r.mu.Unlock()
+	for _, f := range subs {
+		f()
+	}
+}
+
+// revoked is what s asks.
+func revoked(s *Store) *revokedRuns { return s.revoked.(*revokedRuns) }
 
 // plainWatch tells the informer that the fake client streams no initial list.
 type plainWatch struct{ client.WithWatch }
@@ -70,12 +117,15 @@ func spec(fp string) v1alpha1.ApprovalSpec {
 
 func approveAs(t testing.TB, s *Store, name, by string, v v1alpha1.Verdict) {
 	t.Helper()
-	var a v1alpha1.Approval
-	if err := s.client.Get(t.Context(), client.ObjectKey{Name: name}, &a); err != nil {
-		t.Fatal(err)
-	}
-	a.Status.Decisions = append(a.Status.Decisions, v1alpha1.Decision{By: by, Verdict: v, Reason: "r", At: metav1.Now(), Via: "kubectl"})
-	if err := s.client.Status().Update(t.Context(), &a); err != nil {
+	err := retry.RetryOnConflict(retry.DefaultRetry, func() error {
+		var a v1alpha1.Approval
+		if err := s.client.Get(t.Context(), client.ObjectKey{Name: name}, &a); err != nil {
+			return err
+		}
+		a.Status.Decisions = append(a.Status.Decisions, v1alpha1.Decision{By: by, Verdict: v, Reason: "r", At: metav1.Now(), Via: "kubectl"})
+		return s.client.Status().Update(t.Context(), &a)
+	})
+	if err != nil {
 		t.Fatal(err)
 	}
 }
@@ -319,13 +369,6 @@ func TestDecide(t *testing.T) {
 	}
 	if _, err := Decide(t.Context(), s.client, a.Name, v1alpha1.VerdictApprove, "", "kubectl"); !errors.Is(err, ErrFinal) {
 		t.Errorf("twice: %v", err)
-	}
-	r, err := Revoke(t.Context(), s.client, "run-1", "", "runaway")
-	if err != nil || r.Spec.Reason != "runaway" {
-		t.Errorf("revoke: %v %v", r, err)
-	}
-	if again, err := Revoke(t.Context(), s.client, "run-1", "", "other"); err != nil || again.Spec.Reason != "runaway" {
-		t.Errorf("revoke twice: %v %v", again, err)
 	}
 	var table bytes.Buffer
 	list, err := List(t.Context(), s.client)

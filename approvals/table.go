@@ -23,18 +23,21 @@ func WriteTable(w io.Writer, as []v1alpha1.Approval) error {
 	}
 	for i := range as {
 		a := &as[i]
-		cells := []string{
-			a.Name, string(State(a, now)), string(a.Spec.Risk), a.Spec.Action, a.Spec.Agent.User, a.Spec.Agent.Run, a.Spec.Rule,
-			duration.HumanDuration(now.Sub(a.CreationTimestamp.Time)),
-		}
-		for j := range cells {
-			cells[j] = plain(cells[j])
-		}
-		if _, err := fmt.Fprintln(tw, strings.Join(cells, "\t")); err != nil {
+		err := writeRow(tw, a.Name, string(State(a, now)), string(a.Spec.Risk), a.Spec.Action, a.Spec.Agent.User, a.Spec.Agent.Run, a.Spec.Rule,
+			duration.HumanDuration(now.Sub(a.CreationTimestamp.Time)))
+		if err != nil {
 			return err
 		}
 	}
 	return tw.Flush()
+}
+
+func writeRow(w io.Writer, cells ...string) error {
+	for i := range cells {
+		cells[i] = plain(cells[i])
+	}
+	_, err := fmt.Fprintln(w, strings.Join(cells, "\t"))
+	return err
 }
 
 // plain makes control and format characters visible.

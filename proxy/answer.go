@@ -43,9 +43,17 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	resp.ContentLength = -1
 	src := resp.Body
 	pr, pw := io.Pipe()
+	ctx := resp.Request.Context()
+	// Only a watch has a last word after its beginning: what else is cut is broken off.
+	lastWord := func() []byte {
+		if c := cutOf(ctx); c != nil && info.Verb == "watch" && resp.StatusCode == http.StatusOK {
+			return lastEvent(c.status)
+		}
+		return nil
+	}
 	go func() {
-		err := maskInto(pw, src, scoped, info)
-		if err != nil && resp.Request.Context().Err() == nil {
+		err := maskInto(pw, &untilCut{ctx, src}, scoped, info, lastWord)
+		if err != nil && ctx.Err() == nil {
 			// The reader is cut off here: what was buffered is whole values, or
 			// items that were masked, but their end would look like the list's.
 			p.log.Warn("answer cut: it could not be masked", "resource", info.Resource, "error", err)
@@ -58,24 +66,41 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 
 // maskInto masks src into dst. A panic would be a bug of ours; outside of the
 // server's own goroutine it would end every role of the process, not one answer.
-func maskInto(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.RequestInfo) (err error) {
+// Where src breaks off between two values, lastWord, if there is any, ends dst.
+func maskInto(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.RequestInfo, lastWord func() []byte) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
 			err = errors.New("the masker panicked") // what with may quote the answer
 		}
 	}()
-	out := &valueWriter{Writer: bufio.NewWriterSize(dst, bufferBytes)}
-	if err := scoped.JSONOf(info.Resource, info.Subresource, out, src); err != nil {
+	out := &valueWriter{buf: bufio.NewWriterSize(dst, bufferBytes)}
+	err = scoped.JSONOf(info.Resource, info.Subresource, out, src)
+	if last := lastWord(); err != nil && !out.within && last != nil {
+		_, err = out.Write(last)
+	}
+	if err != nil {
 		return err
 	}
-	return out.Writer.Flush()
+	return out.buf.Flush()
 }
 
 // valueWriter passes on what is buffered when the masker has finished a value.
-type valueWriter struct{ *bufio.Writer }
+type valueWriter struct {
+	buf    *bufio.Writer
+	within bool // a value has begun and not ended
+}
+
+// Write takes a part of a value.
+func (v *valueWriter) Write(b []byte) (int, error) {
+	v.within = true
+	return v.buf.Write(b)
+}
 
 // Flush is what mask calls after each value; an error comes up at the next write.
-func (v *valueWriter) Flush() { _ = v.Writer.Flush() } // bufio keeps the error
+func (v *valueWriter) Flush() {
+	v.within = false
+	_ = v.buf.Flush() // bufio keeps the error
+}
 
 // maskedBody ends the masker's goroutine and the connection to the API server
 // when the client goes away.

@@ -1,7 +1,7 @@
 // Package proxy lets agents read the cluster without its secrets. It verifies
-// the agent's token itself, impersonates the agent at the API server with one
-// group more (tipstaff:proxied, which no token yields), and masks every JSON
-// answer on its way back.
+// the agent's token itself, impersonates the agent at the API server with groups
+// that no token yields (tipstaff:proxied, and under it one for the run and one
+// for the agent), and masks every JSON answer on its way back.
 //
 // It promises that no answer passes which mask could not read, that nothing a
 // client sends becomes part of the identity it is given, and that a request
@@ -18,8 +18,14 @@
 // When the API server can't be reached it answers 503, when it doesn't answer in
 // time 504; when an answer can't be masked midway, the connection is cut.
 //
-// Not closed in this version: a watch that runs when its run is revoked goes on
-// until the API server ends it, and the lengths of lists and tables, warning
-// headers, field selectors and admission refusals with reason Forbidden are
-// passed as they are.
+// A revocation ends what its runs have under way, not only what they ask next
+// (I9): a watch gets one last event, of type ERROR with the Status that the next
+// request gets too, and ends; any other answer that has begun breaks off; one
+// that hasn't begun is that Status. The same happens where nobody can tell any
+// more who is revoked. A stream outlives the token that opened it, as at the API
+// server itself: a token's end says nothing against its run, a revocation does.
+//
+// Not closed in this version: the lengths of lists and tables, warning headers,
+// field selectors and admission refusals with reason Forbidden are passed as
+// they are.
 package proxy

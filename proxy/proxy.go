@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	"k8s.io/apimachinery/pkg/util/sets"
@@ -22,7 +23,7 @@ import (
 )
 
 // Authenticator says which agent's run a token belongs to. Any error refuses
-// the request; revocation is asked on every call.
+// the request.
 type Authenticator interface {
 	Authenticate(ctx context.Context, token string) (v1alpha1.Agent, error)
 }
@@ -32,14 +33,20 @@ type Proxy struct {
 	upstream  *url.URL
 	transport http.RoundTripper
 	auth      Authenticator
+	revoked   Revoked
+	running   running
 	masker    *mask.Masker
 	resolver  request.RequestInfoResolver
 	log       *slog.Logger
 }
 
 // New gives a proxy to the API server that upstream reaches, with upstream's
-// own identity as the one that impersonates.
-func New(_ Config, upstream *rest.Config, auth Authenticator, masker *mask.Masker, log *slog.Logger) (*Proxy, error) {
+// own identity as the one that impersonates. It stays subscribed to revoked for
+// as long as the process runs.
+func New(_ Config, upstream *rest.Config, auth Authenticator, revoked Revoked, masker *mask.Masker, log *slog.Logger) (*Proxy, error) {
+	if revoked == nil {
+		return nil, errors.New("proxy: who is revoked must be known")
+	}
 	base, _, err := rest.DefaultServerUrlFor(upstream)
 	if err != nil {
 		return nil, fmt.Errorf("proxy: the API server's address: %w", err)
@@ -48,10 +55,12 @@ func New(_ Config, upstream *rest.Config, auth Authenticator, masker *mask.Maske
 	if err != nil {
 		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
 	}
-	return &Proxy{
-		upstream: base, transport: rt, auth: auth, masker: masker, log: log,
+	p := &Proxy{
+		upstream: base, transport: rt, auth: auth, revoked: revoked, masker: masker, log: log,
 		resolver: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
-	}, nil
+	}
+	revoked.Subscribe(p.sweep)
+	return p, nil
 }
 
 // Handler answers agents.
@@ -68,6 +77,24 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		writeStatus(w, apierrors.NewUnauthorized("the proxy takes a bearer token of a configured issuer: "+err.Error()))
 		return
 	}
+	identity, err := impersonation(agent)
+	if err != nil {
+		// A bug of ours: nothing else may ever be impersonated.
+		p.log.ErrorContext(r.Context(), "identity refused", "reason", err.Error())
+		writeStatus(w, apierrors.NewUnauthorized("the token stands for no agent's run"))
+		return
+	}
+	ctx, cancel := context.WithCancelCause(r.Context())
+	defer p.running.leave(p.running.enter(agent, w, cancel))
+	// Asked again now that a revocation ends this request too: one that came
+	// after the token was looked at and before this line is seen here, every
+	// later one by sweep.
+	if why := p.refusal(agent); why != nil {
+		writeStatus(w, why)
+		return
+	}
+	r = r.WithContext(ctx)
+
 	info, err := p.resolver.NewRequestInfo(r)
 	if err != nil {
 		writeStatus(w, apierrors.NewBadRequest("the path names no Kubernetes request"))
@@ -94,7 +121,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 
 	scoped := p.masker.Scope(agent.Key())
 	rp := httputil.ReverseProxy{
-		Transport: transport.NewImpersonatingRoundTripper(impersonation(agent), p.transport),
+		Transport: transport.NewImpersonatingRoundTripper(identity, p.transport),
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(p.upstream)
 			cleanHeaders(pr.Out.Header)
@@ -112,6 +139,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 			return p.maskAnswer(resp, scoped, info)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
+			if c := cutOf(r.Context()); c != nil {
+				writeStatus(w, c.status)
+				return
+			}
 			if errors.Is(err, context.Canceled) {
 				return // the client went away
 			}
@@ -137,22 +168,37 @@ func (p *Proxy) authenticate(r *http.Request) (v1alpha1.Agent, error) {
 	if !ok || !strings.EqualFold(scheme, "Bearer") || token == "" {
 		return v1alpha1.Agent{}, errors.New("no bearer token")
 	}
-	agent, err := p.auth.Authenticate(r.Context(), token)
-	if err != nil {
-		return v1alpha1.Agent{}, err
-	}
-	if !strings.HasPrefix(agent.User, v1alpha1.UserPrefix) || agent.Run == "" {
-		// A bug of ours: nothing else may ever be impersonated.
-		return v1alpha1.Agent{}, errors.New("the token stands for no agent's run")
-	}
-	return agent, nil
+	return p.auth.Authenticate(r.Context(), token)
 }
 
-// impersonation is the agent, as the API server shall see it.
-func impersonation(a v1alpha1.Agent) transport.ImpersonationConfig {
-	return transport.ImpersonationConfig{
-		UserName: a.User,
-		Groups:   append(a.Groups(), v1alpha1.GroupProxied),
-		Extra:    a.Extra(),
+// impersonation is the agent, as the API server shall see it. An error means
+// that it can't be said, or not so that it stands for this agent's run alone.
+func impersonation(a v1alpha1.Agent) (transport.ImpersonationConfig, error) {
+	none := transport.ImpersonationConfig{}
+	// Only the first part of a name up to its colon is the issuer.
+	if a.Issuer == "" || strings.Contains(a.Issuer, ":") || !strings.HasPrefix(a.User, v1alpha1.UserPrefix+a.Issuer+":") {
+		return none, errors.New("the username is no agent's")
 	}
+	if a.Run == "" {
+		return none, errors.New("it has no run")
+	}
+	own := a.Groups()
+	for _, g := range own {
+		if g == v1alpha1.GroupProxied || strings.HasPrefix(g, v1alpha1.GroupProxied+":") || strings.HasPrefix(g, v1alpha1.GroupBindingPrefix) {
+			return none, errors.New("it has a group that no token yields")
+		}
+	}
+	c := transport.ImpersonationConfig{UserName: a.User, Groups: append(own, a.ProxiedGroups()...), Extra: a.Extra()}
+	values := append([]string{c.UserName}, c.Groups...)
+	for _, vs := range c.Extra {
+		values = append(values, vs...)
+	}
+	for _, v := range values {
+		// A header's outer white space is cut (RFC 9110 section 5.5), and a line
+		// break in it refused only at the transport.
+		if v != strings.TrimSpace(v) || strings.ContainsFunc(v, unicode.IsControl) {
+			return none, errors.New("a header can't carry it unchanged")
+		}
+	}
+	return c, nil
 }

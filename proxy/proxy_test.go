@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 
 	"k8s.io/client-go/rest"
@@ -29,18 +30,59 @@ var planted64 = base64.StdEncoding.EncodeToString([]byte(planted))
 
 var agent = v1alpha1.Agent{User: "agent:demo:bot", Issuer: "demo", Run: "r1", Owner: "ann@example.com", Profile: "default"}
 
-type oneToken struct{}
+var another = v1alpha1.Agent{User: "agent:demo:bot", Issuer: "demo", Run: "r2", Profile: "default"}
 
-func (oneToken) Authenticate(_ context.Context, token string) (v1alpha1.Agent, error) {
-	if token != "good" {
-		return v1alpha1.Agent{}, errors.New("token refused: unknown")
+type twoTokens struct{}
+
+func (twoTokens) Authenticate(_ context.Context, token string) (v1alpha1.Agent, error) {
+	switch token {
+	case "good":
+		return agent, nil
+	case "other":
+		return another, nil
 	}
-	return agent, nil
+	return v1alpha1.Agent{}, errors.New("token refused: unknown")
+}
+
+// revocations are of runs, each for its reason; err says that nobody knows.
+type revocations struct {
+	mu   sync.Mutex
+	runs map[string]string
+	err  error
+	f    func()
+}
+
+func (r *revocations) Revoked(a v1alpha1.Agent) (string, bool, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	reason, revoked := r.runs[a.Run]
+	return reason, revoked && r.err == nil, r.err
+}
+
+func (r *revocations) Subscribe(f func()) (cancel func()) {
+	r.f = f
+	return func() {}
+}
+
+// set puts the runs in force without telling the subscriber.
+func (r *revocations) set(runs map[string]string, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.runs, r.err = runs, err
 }
 
 // front serves a proxy before a backend that stands in for the API server; the
 // real one comes in e2e.
 func front(t *testing.T, backend http.HandlerFunc) (*httptest.Server, *mask.Masker) {
+	t.Helper()
+	p, _ := before(t, backend, twoTokens{})
+	srv := httptest.NewServer(p.Handler())
+	t.Cleanup(srv.Close)
+	return srv, p.masker
+}
+
+// before is the proxy alone, and who is revoked.
+func before(t testing.TB, backend http.HandlerFunc, auth Authenticator) (*Proxy, *revocations) {
 	t.Helper()
 	up := httptest.NewTLSServer(backend)
 	t.Cleanup(up.Close)
@@ -52,14 +94,13 @@ func front(t *testing.T, backend http.HandlerFunc) (*httptest.Server, *mask.Mask
 	ca.WriteString("-----BEGIN CERTIFICATE-----\n")
 	ca.WriteString(base64.StdEncoding.EncodeToString(up.Certificate().Raw))
 	ca.WriteString("\n-----END CERTIFICATE-----\n")
+	revs := &revocations{}
 	p, err := New(Config{}, &rest.Config{Host: up.URL, BearerToken: "proxys-own", TLSClientConfig: rest.TLSClientConfig{CAData: ca.Bytes()}},
-		oneToken{}, masker, slog.New(slog.DiscardHandler))
+		auth, revs, masker, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(p.Handler())
-	t.Cleanup(srv.Close)
-	return srv, masker
+	return p, revs
 }
 
 func call(t *testing.T, srv *httptest.Server, method, path string, header http.Header, body string) (*http.Response, string) {
@@ -132,7 +173,7 @@ func TestTheClientCannotSayWhoItIs(t *testing.T) {
 	}
 	want := map[string]string{
 		"Impersonate-User":                        "agent:demo:bot",
-		"Impersonate-Group":                       strings.Join(append(agent.Groups(), "tipstaff:proxied"), ","),
+		"Impersonate-Group":                       "tipstaff:agents,tipstaff:profile:default,tipstaff:run:demo:r1,tipstaff:proxied,tipstaff:proxied:run:demo:r1,tipstaff:proxied:agent:agent:demo:bot",
 		"Impersonate-Uid":                         "",
 		"Impersonate-Extra-Scope":                 "",
 		"Impersonate-Extra-Odd":                   "",
@@ -334,7 +375,7 @@ func TestTheAPIServerIsAway(t *testing.T) {
 		{"refused connections are answered 503", errors.New("connection refused"), http.StatusServiceUnavailable},
 		{"a timeout is answered 504", timeout, http.StatusGatewayTimeout},
 	} {
-		p, err := New(Config{}, &rest.Config{Host: "https://127.0.0.1:1"}, oneToken{}, masker, slog.New(slog.DiscardHandler))
+		p, err := New(Config{}, &rest.Config{Host: "https://127.0.0.1:1"}, twoTokens{}, &revocations{}, masker, slog.New(slog.DiscardHandler))
 		if err != nil {
 			t.Fatal(err)
 		}

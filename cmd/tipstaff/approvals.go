@@ -87,31 +87,3 @@ func (o *options) decide(cmd *cobra.Command, name string, v v1alpha1.Verdict, re
 	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s\n", word, a.Name, a.Spec.Action)
 	return err
 }
-
-func revokeCommand(o *options) *cobra.Command {
-	var reason, issuer string
-	cmd := &cobra.Command{
-		Use:   "revoke RUN --reason TEXT",
-		Short: "End what a run may do: its tokens and its changes are refused",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := o.client()
-			if err != nil {
-				return err
-			}
-			r, err := approvals.Revoke(cmd.Context(), c, args[0], issuer, reason)
-			if err != nil {
-				return err
-			}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), r)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "revoked run %s (revocation %s)\n", r.Spec.Run, r.Name)
-			return err
-		},
-	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why; the run is told")
-	cmd.Flags().StringVar(&issuer, "issuer", "", "only the run that this issuer names so")
-	_ = cmd.MarkFlagRequired("reason") // fails only for a flag that doesn't exist
-	return cmd
-}

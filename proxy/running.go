@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+// Revoked says whether an agent is revoked, and why. An error means that this
+// can't be known now: the agent is refused, and what it has open is cut.
+type Revoked interface {
+	Revoked(a v1alpha1.Agent) (reason string, revoked bool, err error)
+	// Subscribe has f called after each change of what is revoked, or of whether
+	// that can be known; never concurrently with itself.
+	Subscribe(f func()) (cancel func())
+}
+
+// cutGrace is for the last words to a client whose stream is cut. One that
+// doesn't read holds up nothing beyond it.
+const cutGrace = time.Second
+
+// cut is the cause of the end of a request that was under way.
+type cut struct{ status *apierrors.StatusError }
+
+// Error is what the client is told.
+func (c *cut) Error() string { return c.status.Error() }
+
+// cutOf is why ctx was cut, nil if it wasn't.
+func cutOf(ctx context.Context) *cut {
+	var c *cut
+	if errors.As(context.Cause(ctx), &c) {
+		return c
+	}
+	return nil
+}
+
+// refusal says why agent gets no answer (any more), nil if it may.
+func (p *Proxy) refusal(a v1alpha1.Agent) *apierrors.StatusError {
+	reason, revoked, err := p.revoked.Revoked(a)
+	switch {
+	case err != nil:
+		return apierrors.NewServiceUnavailable("the proxy can't tell at present whether this run is revoked")
+	case revoked:
+		return apierrors.NewUnauthorized(fmt.Sprintf("run %q is revoked: %s", a.Run, reason))
+	}
+	return nil
+}
+
+// sweep cuts what agents that are revoked by now have under way.
+func (p *Proxy) sweep() {
+	n := 0
+	for _, c := range p.running.all() {
+		if why := p.refusal(c.agent); why != nil {
+			c.cut(why)
+			n++
+		}
+	}
+	if n > 0 {
+		p.log.Info("requests cut: their runs are revoked, or nobody can tell", "requests", n)
+	}
+}
+
+// running are the requests under way, each from before it was last asked
+// whether its agent is revoked until its answer has ended.
+type running struct {
+	mu        sync.Mutex
+	exchanges map[*exchange]struct{}
+}
+
+// exchange is one of them.
+type exchange struct {
+	agent  v1alpha1.Agent
+	cancel context.CancelCauseFunc
+
+	mu   sync.Mutex
+	ctrl *http.ResponseController // nil once the handler has returned: it must not be used then
+}
+
+func (r *running) enter(a v1alpha1.Agent, w http.ResponseWriter, cancel context.CancelCauseFunc) *exchange {
+	x := &exchange{agent: a, cancel: cancel, ctrl: http.NewResponseController(w)}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.exchanges == nil {
+		r.exchanges = map[*exchange]struct{}{}
+	}
+	r.exchanges[x] = struct{}{}
+	return x
+}
+
+func (r *running) leave(x *exchange) {
+	r.mu.Lock()
+	delete(r.exchanges, x)
+	r.mu.Unlock()
+	x.mu.Lock()
+	x.ctrl = nil
+	x.mu.Unlock()
+	x.cancel(nil)
+}
+
+func (r *running) all() []*exchange {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.exchanges))
+}
+
+// cut ends the request at the API server; its handler says why and returns.
+func (x *exchange) cut(why *apierrors.StatusError) {
+	x.mu.Lock()
+	if x.ctrl != nil {
+		// A handler that is writing to a client that doesn't read is woken by this alone.
+		_ = x.ctrl.SetWriteDeadline(time.Now().Add(cutGrace)) // every server of ours can; a writer in a test may not
+	}
+	x.mu.Unlock()
+	x.cancel(&cut{why})
+}
+
+// untilCut passes nothing more on once ctx has ended, not even what has arrived.
+type untilCut struct {
+	ctx context.Context // the request's own, for as long as its body
+	src io.Reader
+}
+
+// Read reads from the answer.
+func (u *untilCut) Read(b []byte) (int, error) {
+	n, err := u.src.Read(b)
+	if ended := u.ctx.Err(); ended != nil {
+		return 0, ended
+	}
+	return n, err
+}
+
+// lastEvent is the watch event that ends a watch with why (apimachinery,
+// watch.Error): client-go gives it to its caller as an error of its type.
+func lastEvent(why *apierrors.StatusError) []byte {
+	status, err := json.Marshal(statusOf(why))
+	if err != nil {
+		return nil // a Status of ours always encodes; without it the stream just ends
+	}
+	ev := metav1.WatchEvent{Type: "ERROR"}
+	ev.Object.Raw = status
+	out, err := json.Marshal(ev)
+	if err != nil {
+		return nil // as above
+	}
+	return append(out, '\n')
+}
