@@ -13,19 +13,29 @@ import (
 	kjson "sigs.k8s.io/json"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 )
 
 // maxGuardBytes caps one review of the guard: old and new object, each of at
 // most the API server's 3 MiB, and the envelope.
 const maxGuardBytes = 7 << 20
 
+// Bounds are what the configuration says of who is an agent and what may be
+// granted. Empty means that only tokens make agents, and that no grant is allowed.
+type Bounds struct {
+	Agents *clusteragents.Config
+	Access *access.Limits
+}
+
 // guard is the validating webhook over tipstaff's own objects. Its right is
 // refusal; what it can't read, it refuses.
 type guard struct {
-	self func() string // tipstaff's own username, empty while unknown
-	now  func() time.Time
-	log  *slog.Logger
+	self   func() string // tipstaff's own username, empty while unknown
+	bounds Bounds
+	now    func() time.Time
+	log    *slog.Logger
 }
 
 func (g *guard) handler() http.Handler {
@@ -69,16 +79,10 @@ func (g *guard) review(r *http.Request, req *admissionv1.AdmissionRequest) (resp
 	c := change{
 		operation: string(req.Operation), resource: req.Resource.Resource, subresource: req.SubResource, user: req.UserInfo,
 	}
-	var err error
-	if c.resource == "approvals" {
-		if c.old, err = approvalIn(req.OldObject.Raw); err == nil {
-			c.new, err = approvalIn(req.Object.Raw)
-		}
-		if err != nil {
-			return refuse(http.StatusBadRequest, metav1.StatusReasonBadRequest, "refused: tipstaff could not read the approval")
-		}
+	if err := c.decode(req.OldObject.Raw, req.Object.Raw); err != nil {
+		return refuse(http.StatusBadRequest, metav1.StatusReasonBadRequest, "refused: tipstaff could not read the object")
 	}
-	if why := refusal(c, g.self(), g.now()); why != "" {
+	if why := refusal(c, g.bounds, g.self(), g.now()); why != "" {
 		g.log.InfoContext(r.Context(), "guard refused", "user", req.UserInfo.Username, "operation", c.operation,
 			"resource", c.resource, "subresource", c.subresource, "name", req.Name, "reason", why)
 		return refuse(http.StatusForbidden, metav1.StatusReasonForbidden, why)
@@ -86,18 +90,38 @@ func (g *guard) review(r *http.Request, req *admissionv1.AdmissionRequest) (resp
 	return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
 }
 
-// approvalIn reads an approval strictly; nil where there is none.
-func approvalIn(raw []byte) (*v1alpha1.Approval, error) {
+// decode reads the old and the new object of a change.
+func (c *change) decode(oldRaw, newRaw []byte) (err error) {
+	switch c.resource {
+	case "approvals":
+		c.old, c.new, err = pair[v1alpha1.Approval](oldRaw, newRaw)
+	case "grants":
+		c.oldGrant, c.newGrant, err = pair[v1alpha1.Grant](oldRaw, newRaw)
+	case "revocations":
+		c.oldRev, c.newRev, err = pair[v1alpha1.Revocation](oldRaw, newRaw)
+	}
+	return err
+}
+
+func pair[T any](oldRaw, newRaw []byte) (before, after *T, err error) {
+	if before, err = strictly[T](oldRaw); err == nil {
+		after, err = strictly[T](newRaw)
+	}
+	return before, after, err
+}
+
+// strictly reads an object of which nothing may go unseen; nil where there is none.
+func strictly[T any](raw []byte) (*T, error) {
 	if len(raw) == 0 || string(raw) == "null" {
 		return nil, nil
 	}
-	var a v1alpha1.Approval
-	strict, err := kjson.UnmarshalStrict(raw, &a)
+	obj := new(T)
+	strict, err := kjson.UnmarshalStrict(raw, obj)
 	if err != nil {
 		return nil, err
 	}
 	if len(strict) > 0 {
 		return nil, fmt.Errorf("%d fields unknown or given twice", len(strict))
 	}
-	return &a, nil
+	return obj, nil
 }

@@ -24,29 +24,50 @@ type change struct {
 	operation             string // CREATE, UPDATE, DELETE or CONNECT
 	resource, subresource string
 	user                  authenticationv1.UserInfo
-	old, new              *v1alpha1.Approval // where resource is approvals
+	old, new              *v1alpha1.Approval   // where resource is approvals
+	oldGrant, newGrant    *v1alpha1.Grant      // where it is grants
+	oldRev, newRev        *v1alpha1.Revocation // where it is revocations
 }
 
 // refusal says why a change is not allowed; empty means that it is. self is
 // tipstaff's own username, empty while it is not known.
 //
 // Who may do what:
-//   - an agent: nothing in this group (I2);
-//   - tipstaff itself: open approvals, set use and phase, remove finished ones;
+//   - an agent, by its token or by b: ask for a grant for itself, which the
+//     changes webhook holds; nothing else in this group (I2);
+//   - tipstaff itself: open and cancel approvals, set use and phase, remove
+//     finished ones; say how grants stand;
 //   - a member of spec.approvers, who is neither an agent nor the run's owner:
 //     add one decision, as themselves, before it is final;
 //   - system:masters: delete approvals, since somebody must be able to clean up;
 //     the audit log keeps the record. They decide only as anyone else does.
 //
-// Revocations are for humans by RBAC.
-func refusal(c change, self string, now time.Time) string {
-	if v1alpha1.IsAgent(c.user.Groups) || strings.HasPrefix(c.user.Username, v1alpha1.UserPrefix) {
+// Grants and revocations are for people by RBAC, within b.
+func refusal(c change, b Bounds, self string, now time.Time) string {
+	isSelf := self != "" && c.user.Username == self
+	if b.isAgent(c.user) {
+		if c.resource == "grants" && c.subresource == "" && c.operation == "CREATE" {
+			return refuseAgentsGrant(c, b)
+		}
 		return fmt.Sprintf("agents change nothing in %s", v1alpha1.Group)
 	}
-	if c.resource != "approvals" {
-		return ""
+	switch c.resource {
+	case "approvals":
+		return refuseApproval(c, isSelf, now)
+	case "grants":
+		return refuseGrant(c, b, isSelf)
+	case "revocations":
+		return refuseRevocation(c)
 	}
-	isSelf := self != "" && c.user.Username == self
+	return "not a change that tipstaff knows"
+}
+
+// isAgent knows an agent whose groups were lost by its name.
+func (b Bounds) isAgent(u authenticationv1.UserInfo) bool {
+	return b.Agents.IsAgent(u.Username, u.Groups) || strings.HasPrefix(u.Username, v1alpha1.UserPrefix)
+}
+
+func refuseApproval(c change, isSelf bool, now time.Time) string {
 	switch {
 	case c.operation == "CREATE" && c.subresource == "":
 		return refuseCreate(c, isSelf)
@@ -79,14 +100,14 @@ func refuseCreate(c change, isSelf bool) string {
 	if c.new == nil {
 		return "no approval in the request"
 	}
-	if len(c.new.Status.Decisions) > 0 || c.new.Status.Use != nil {
+	if s := c.new.Status; len(s.Decisions) > 0 || s.Use != nil || s.Cancelled != nil {
 		return "an approval starts undecided"
 	}
 	return ""
 }
 
-// refuseMetadata keeps the labels by which tipstaff finds an approval. The rest
-// of the metadata is Kubernetes' own (finalizers of a foreground deletion).
+// refuseMetadata keeps the labels by which tipstaff finds an approval, and
+// nobody else's hands on it. The rest of the metadata is Kubernetes' own.
 func refuseMetadata(c change) string {
 	for _, key := range []string{v1alpha1.LabelFingerprint, v1alpha1.LabelRunKey} {
 		if c.old.Labels[key] != c.new.Labels[key] {
@@ -96,7 +117,7 @@ func refuseMetadata(c change) string {
 	if !apiequality.Semantic.DeepEqual(c.old.Status, c.new.Status) {
 		return "status changes through its subresource only"
 	}
-	return ""
+	return refuseMetadataChange(&c.old.ObjectMeta, &c.new.ObjectMeta)
 }
 
 func refuseStatus(c change, isSelf bool, now time.Time) string {
@@ -106,30 +127,44 @@ func refuseStatus(c change, isSelf bool, now time.Time) string {
 	}
 	added := is.Decisions[len(was.Decisions):]
 	if isSelf {
-		if len(added) > 0 {
-			return "tipstaff itself decides nothing"
-		}
-		if apiequality.Semantic.DeepEqual(was.Use, is.Use) {
-			return ""
-		}
-		if was.Use != nil {
-			return "an approval is used once"
-		}
-		if p := State(c.old, now); p != v1alpha1.PhaseApproved {
-			return fmt.Sprintf("an approval that is %s is not used", p)
-		}
-		return ""
+		return refuseOwnStatus(c, len(added) > 0, now)
 	}
-	if !apiequality.Semantic.DeepEqual(was.Use, is.Use) || was.Phase != is.Phase {
-		return "use and phase are set by tipstaff only"
+	if !apiequality.Semantic.DeepEqual(was.Use, is.Use) || !apiequality.Semantic.DeepEqual(was.Cancelled, is.Cancelled) || was.Phase != is.Phase {
+		return "use, cancellation and phase are set by tipstaff only"
 	}
 	if len(added) == 0 {
 		return ""
+	}
+	if was.Cancelled != nil {
+		return "the approval is cancelled: the run that asked was revoked"
 	}
 	if len(added) > 1 {
 		return "one person adds one decision"
 	}
 	return refuseDecision(c.old, added[0], c.user, now)
+}
+
+// refuseOwnStatus judges what tipstaff itself writes: use and cancellation end
+// an approval, either of them once and not both.
+func refuseOwnStatus(c change, decides bool, now time.Time) string {
+	was, is := c.old.Status, c.new.Status
+	uses, cancels := !apiequality.Semantic.DeepEqual(was.Use, is.Use), !apiequality.Semantic.DeepEqual(was.Cancelled, is.Cancelled)
+	phase := State(c.old, now)
+	switch {
+	case decides:
+		return "tipstaff itself decides nothing"
+	case uses && was.Use != nil:
+		return "an approval is used once"
+	case cancels && was.Cancelled != nil:
+		return "a cancelled approval stays cancelled"
+	case uses && (cancels || was.Cancelled != nil):
+		return "an approval that is cancelled is not used"
+	case uses && phase != v1alpha1.PhaseApproved:
+		return fmt.Sprintf("an approval that is %s is not used", phase)
+	case cancels && phase != v1alpha1.PhasePending && phase != v1alpha1.PhaseApproved:
+		return fmt.Sprintf("an approval that is %s is not cancelled", phase)
+	}
+	return ""
 }
 
 func refuseDecision(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticationv1.UserInfo, now time.Time) string {

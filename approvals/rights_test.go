@@ -9,9 +9,17 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 )
 
 var noon = time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+
+// bounds are a configuration with agents inside the cluster, and with grants.
+var bounds = Bounds{
+	Agents: &clusteragents.Config{ServiceAccounts: []string{"ops/bot"}, Namespaces: []string{"agents"}, Groups: []string{"ai-agents"}},
+	Access: &access.Limits{ClusterRoles: []string{"edit"}},
+}
 
 func pending() *v1alpha1.Approval {
 	return &v1alpha1.Approval{
@@ -41,7 +49,14 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		root     = person("root", groupMasters)
 		agent    = person("agent:ci:bot", v1alpha1.GroupAgents, "sre-oncall")
 		tipstaff = person("tipstaff")
+		// Agents by the configuration, each in the approvers' group by mistake.
+		inside    = person("system:serviceaccount:ops:bot", "system:serviceaccounts", "system:serviceaccounts:ops", "sre-oncall")
+		neighbour = person("system:serviceaccount:agents:x", "system:serviceaccounts", "system:serviceaccounts:agents", "sre-oncall")
+		member    = person("carol", "ai-agents", "sre-oncall")
+		robot     = person("system:serviceaccount:ops:release", "system:serviceaccounts", "system:serviceaccounts:ops", "sre-oncall")
 	)
+	at := metav1.NewTime(noon)
+	cancel := func(a *v1alpha1.Approval) { a.Status.Cancelled = &v1alpha1.Cancellation{At: at, Reason: "runaway"} }
 	approve := decision("alice", v1alpha1.VerdictApprove)
 	tests := []struct {
 		name string
@@ -60,8 +75,17 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		{name: "an agent opens no approval", user: agent, on: "approvals", op: "CREATE", want: "agents change nothing"},
 		{name: "an agent deletes no approval", user: agent, on: "approvals", op: "DELETE", want: "agents change nothing"},
 		{name: "an agent lifts no revocation", user: agent, on: "revocations", op: "DELETE", want: "agents change nothing"},
-		{name: "an agent touches nothing that comes to this group later", user: agent, on: "grants", op: "CREATE", want: "agents change nothing"},
-		{name: "a person revokes, by RBAC", user: alice, on: "revocations", op: "CREATE"},
+		{name: "an agent touches nothing that comes to this group later", user: agent, on: "somethings", op: "CREATE", want: "agents change nothing"},
+		{name: "what comes to this group later is not open to anyone by that", user: root, on: "somethings", op: "CREATE", want: "not a change that tipstaff knows"},
+		{name: "a service account that counts as an agent approves nothing, in the approvers' group or not", user: inside, new: decide(decision(inside.Username, v1alpha1.VerdictApprove)), want: "agents change nothing"},
+		{name: "nor does one that counts by its namespace, for another agent's run", user: neighbour, new: decide(decision(neighbour.Username, v1alpha1.VerdictApprove)), want: "agents change nothing"},
+		{name: "nor a member of a group that counts", user: member, new: decide(decision("carol", v1alpha1.VerdictApprove)), want: "agents change nothing"},
+		{name: "a service account that counts as an agent denies nothing either", user: inside, new: decide(decision(inside.Username, v1alpha1.VerdictDeny)), want: "agents change nothing"},
+		{name: "it opens no approval", user: inside, on: "approvals", op: "CREATE", want: "agents change nothing"},
+		{name: "it deletes no approval", user: inside, on: "approvals", op: "DELETE", want: "agents change nothing"},
+		{name: "it changes no approval's metadata", user: inside, on: "approvals", want: "agents change nothing"},
+		{name: "it is not tipstaff, though it is called so", user: inside, self: inside.Username, on: "approvals", op: "CREATE", want: "agents change nothing"},
+		{name: "a service account that doesn't count decides as a person does", user: robot, new: decide(decision(robot.Username, v1alpha1.VerdictApprove))},
 		{name: "a person outside the approver groups decides nothing", user: mallory, new: decide(decision("mallory", v1alpha1.VerdictApprove)), want: "none of the approver groups"},
 		{name: "a cluster admin decides nothing by that alone", user: root, new: decide(decision("root", v1alpha1.VerdictApprove)), want: "none of the approver groups"},
 		{name: "the run's owner does not decide", user: olga, new: decide(decision("olga", v1alpha1.VerdictApprove)), want: "the run's owner"},
@@ -90,7 +114,7 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		{name: "the spec never changes, by tipstaff neither", user: tipstaff, self: "tipstaff", new: quorum(0), want: "spec never changes"},
 		{name: "the spec does not change through the main resource", user: alice, on: "approvals", new: quorum(9), want: "spec never changes"},
 		{name: "the labels that tipstaff finds it by stay", user: alice, on: "approvals", new: func(a *v1alpha1.Approval) { a.Labels = nil }, want: "never changes"},
-		{name: "a finalizer may go, as the garbage collector does", user: person("system:serviceaccount:kube-system:generic-garbage-collector"), on: "approvals", new: func(a *v1alpha1.Approval) { a.Finalizers = nil }},
+		{name: "a finalizer may go, as the garbage collector does", user: person("system:serviceaccount:kube-system:generic-garbage-collector"), on: "approvals", old: func(a *v1alpha1.Approval) { a.Finalizers = []string{"foregroundDeletion"} }, new: func(a *v1alpha1.Approval) { a.Finalizers = nil }},
 		{name: "tipstaff opens an approval", user: tipstaff, self: "tipstaff", on: "approvals", op: "CREATE"},
 		{name: "tipstaff opens none that is decided", user: tipstaff, self: "tipstaff", on: "approvals", op: "CREATE", new: decide(approve), want: "undecided"},
 		{name: "while tipstaff's own name is unknown, nobody is tipstaff", user: person(""), on: "approvals", op: "CREATE", want: "by tipstaff only"},
@@ -100,6 +124,25 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		{name: "tipstaff uses none that is pending", user: tipstaff, self: "tipstaff", new: use, want: "not used"},
 		{name: "tipstaff uses none twice", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: func(a *v1alpha1.Approval) { a.Status.Use = &v1alpha1.Use{RequestUID: "2"} }, want: "used once"},
 		{name: "tipstaff itself decides nothing", user: tipstaff, self: "tipstaff", new: decide(decision("tipstaff", v1alpha1.VerdictApprove)), want: "decides nothing"},
+		{name: "tipstaff cancels what is pending", user: tipstaff, self: "tipstaff", new: cancel},
+		{name: "tipstaff cancels what is approved and unused", user: tipstaff, self: "tipstaff", old: decide(approve), new: cancel},
+		{name: "tipstaff cancels nothing that was used", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: cancel, want: "not cancelled"},
+		{name: "tipstaff cancels nothing that was denied", user: tipstaff, self: "tipstaff", old: decide(decision("alice", v1alpha1.VerdictDeny)), new: cancel, want: "not cancelled"},
+		{name: "tipstaff cancels nothing that expired", user: tipstaff, self: "tipstaff", old: expired, new: cancel, want: "not cancelled"},
+		{name: "a cancellation is not taken back, by tipstaff neither", user: tipstaff, self: "tipstaff", old: cancel, new: func(a *v1alpha1.Approval) { a.Status.Cancelled = nil }, want: "stays cancelled"},
+		{name: "a cancellation is not altered", user: tipstaff, self: "tipstaff", old: cancel, new: func(a *v1alpha1.Approval) {
+			a.Status.Cancelled = &v1alpha1.Cancellation{At: at, Reason: "other"}
+		}, want: "stays cancelled"},
+		{name: "a cancelled approval is not used", user: tipstaff, self: "tipstaff", old: both(decide(approve), cancel), new: use, want: "not used"},
+		{name: "an approval is not used and cancelled at once", user: tipstaff, self: "tipstaff", old: decide(approve), new: both(use, cancel), want: "not used"},
+		{name: "tipstaff decides nothing while it cancels", user: tipstaff, self: "tipstaff", new: both(cancel, decide(decision("tipstaff", v1alpha1.VerdictDeny))), want: "decides nothing"},
+		{name: "an approver cancels nothing", user: alice, new: cancel, want: "by tipstaff only"},
+		{name: "an approver revives nothing", user: alice, old: cancel, new: func(a *v1alpha1.Approval) { a.Status.Cancelled = nil }, want: "by tipstaff only"},
+		{name: "a cancelled approval is not decided", user: alice, old: cancel, new: decide(approve), want: "cancelled"},
+		{name: "tipstaff opens none that is cancelled", user: tipstaff, self: "tipstaff", on: "approvals", op: "CREATE", new: cancel, want: "undecided"},
+		{name: "nobody gives an approval an owner", user: alice, on: "approvals", new: func(a *v1alpha1.Approval) {
+			a.OwnerReferences = []metav1.OwnerReference{{Kind: "Namespace", Name: "x", UID: "x"}}
+		}, want: "ownerReferences"},
 		{name: "tipstaff keeps the phase", user: tipstaff, self: "tipstaff", new: func(a *v1alpha1.Approval) { a.Status.Phase = v1alpha1.PhasePending }},
 		{name: "tipstaff removes what is over", user: tipstaff, self: "tipstaff", on: "approvals", op: "DELETE"},
 		{name: "a cluster admin may clean up", user: root, on: "approvals", op: "DELETE"},
@@ -131,7 +174,7 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 			if c.operation != "DELETE" {
 				c.new = is
 			}
-			got := refusal(c, tt.self, noon)
+			got := refusal(c, bounds, tt.self, noon)
 			if (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
 				t.Errorf("got %q, want %q", got, tt.want)
 			}

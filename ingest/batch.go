@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/klauspost/compress/zstd"
 
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -80,7 +81,7 @@ func batchID(cluster string, body []byte) string {
 }
 
 // prepare splits and masks a received body. Its error is a *ParseError.
-func prepare(m *mask.Masker, cluster string, body []byte, now time.Time) (*prepared, error) {
+func prepare(m *mask.Masker, agents *clusteragents.Config, cluster string, body []byte, now time.Time) (*prepared, error) {
 	raws, err := split(body)
 	if err != nil {
 		return nil, err
@@ -95,7 +96,7 @@ func prepare(m *mask.Masker, cluster string, body []byte, now time.Time) (*prepa
 		}
 	}
 	for i, raw := range raws {
-		masked, err := maskRaw(m, raw)
+		masked, err := maskRaw(m, agents, raw)
 		if err != nil {
 			sum := sha256.Sum256(raw)
 			p.bad = append(p.bad, quarantined{
@@ -116,12 +117,12 @@ func prepare(m *mask.Masker, cluster string, body []byte, now time.Time) (*prepa
 }
 
 // maskRaw reads one event and gives it masked.
-func maskRaw(m *mask.Masker, raw jsontext.Value) (jsontext.Value, error) {
+func maskRaw(m *mask.Masker, agents *clusteragents.Config, raw jsontext.Value) (jsontext.Value, error) {
 	ev, err := decode(raw)
 	if err != nil {
 		return nil, err
 	}
-	maskEvent(m, ev)
+	maskEvent(m, agents, ev)
 	out, err := json.Marshal(ev, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
 		return nil, fmt.Errorf("the event can't be written again")

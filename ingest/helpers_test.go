@@ -125,7 +125,7 @@ func masker(t testing.TB) *mask.Masker {
 func start(t testing.TB, dir string, store Store) (in *Ingest, log *logs, stop func()) {
 	t.Helper()
 	sl, log := newLog(t)
-	in, err := New(Config{Clusters: []string{"demo", "other"}, JetStream: JetStream{Dir: dir}}, masker(t), store, sl)
+	in, err := New(Config{Clusters: []string{"demo", "other"}, JetStream: JetStream{Dir: dir}}, nil, masker(t), store, sl)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -23,6 +24,7 @@ type Store interface {
 // Ingest receives audit events and writes them to ClickHouse.
 type Ingest struct {
 	cfg     Config
+	agents  *clusteragents.Config
 	masker  *mask.Masker
 	target  Store
 	log     *slog.Logger
@@ -37,8 +39,9 @@ type metrics struct {
 	rows, failures  prometheus.Counter
 }
 
-// New makes an Ingest from a valid cfg. Nothing is opened before Run.
-func New(cfg Config, masker *mask.Masker, store Store, log *slog.Logger) (*Ingest, error) {
+// New makes an Ingest from a valid cfg. Nothing is opened before Run. agents are
+// the identities of the cluster that count as agents, nil for none.
+func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store Store, log *slog.Logger) (*Ingest, error) {
 	if masker == nil || store == nil {
 		return nil, errors.New("ingest needs a masker and a store")
 	}
@@ -46,7 +49,7 @@ func New(cfg Config, masker *mask.Masker, store Store, log *slog.Logger) (*Inges
 		return prometheus.CounterOpts{Namespace: "tipstaff", Subsystem: "ingest", Name: name, Help: help}
 	}
 	return &Ingest{
-		cfg: cfg, masker: masker, target: store, log: log, now: time.Now, slots: make(chan struct{}, maxBatches),
+		cfg: cfg, agents: agents, masker: masker, target: store, log: log, now: time.Now, slots: make(chan struct{}, maxBatches),
 		metrics: metrics{
 			batches:  prometheus.NewCounterVec(counter("batches_total", "Batches received, by outcome."), []string{"cluster", "outcome"}),
 			events:   prometheus.NewCounterVec(counter("events_total", "Events received, by outcome."), []string{"cluster", "outcome"}),
@@ -84,7 +87,7 @@ func (in *Ingest) Run(ctx context.Context) error {
 		in.stream.Store(nil)
 		s.close()
 	}()
-	w := &writer{stream: s, target: in.target, log: in.log, metrics: &in.metrics}
+	w := &writer{stream: s, target: in.target, agents: in.agents, log: in.log, metrics: &in.metrics}
 	return w.run(ctx)
 }
 

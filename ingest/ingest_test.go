@@ -87,7 +87,7 @@ func TestNoStreamAnswers503(t *testing.T) {
 func TestAFullStreamAnswers503(t *testing.T) {
 	t.Parallel()
 	log, _ := newLog(t)
-	in, err := New(Config{Clusters: []string{"demo"}, JetStream: JetStream{Dir: t.TempDir(), MaxBytes: 4 << 10}}, masker(t), away{}, log)
+	in, err := New(Config{Clusters: []string{"demo"}, JetStream: JetStream{Dir: t.TempDir(), MaxBytes: 4 << 10}}, nil, masker(t), away{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +113,7 @@ func TestTheEmbeddedServerListensNowhereAndItsFolderIsItsOwn(t *testing.T) {
 		t.Errorf("it listens on %s", addr)
 	}
 	log, _ := newLog(t)
-	second, err := New(Config{Clusters: []string{"demo"}, JetStream: JetStream{Dir: dir}}, masker(t), away{}, log)
+	second, err := New(Config{Clusters: []string{"demo"}, JetStream: JetStream{Dir: dir}}, nil, masker(t), away{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -194,7 +194,7 @@ func TestI6_RedeliveredIsThereOnce(t *testing.T) {
 	store, _ := engine(t, t.TempDir(), "127.0.0.1:0")
 	conn := open(t, store)
 	in, _, _ := start(t, t.TempDir(), store)
-	p, err := prepare(in.masker, "demo", read(t, "agent.json"), time.Unix(0, 0))
+	p, err := prepare(in.masker, nil, "demo", read(t, "agent.json"), time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -319,7 +319,7 @@ func TestARemoteJetStreamWorksToo(t *testing.T) {
 	t.Parallel()
 	remote := remoteJetStream(t)
 	log, _ := newLog(t)
-	in, err := New(Config{Clusters: []string{"demo"}, JetStream: JetStream{URL: remote}}, masker(t), away{}, log)
+	in, err := New(Config{Clusters: []string{"demo"}, JetStream: JetStream{URL: remote}}, nil, masker(t), away{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}

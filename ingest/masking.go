@@ -8,6 +8,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -21,9 +22,11 @@ const (
 const maxPlainBytes = 4 << 10
 
 // agentOf gives the agent behind the event: whoever was impersonated, else the user.
-func (e *event) agentOf() (v1alpha1.Agent, bool) {
+// A service account counts as an agent by the same configuration in every
+// cluster whose events come here.
+func (e *event) agentOf(agents *clusteragents.Config) (v1alpha1.Agent, bool) {
 	u := e.effective()
-	return v1alpha1.AgentOf(u.Username, u.Groups, u.Extra)
+	return agents.AgentOf(u.Username, u.Groups, u.Extra)
 }
 
 func (e *event) effective() *userInfo {
@@ -36,8 +39,8 @@ func (e *event) effective() *userInfo {
 // maskEvent masks everything in ev that can hold a secret. Marks are those of
 // the agent's run, so that they join with what the proxy and the approvals
 // show; what is no agent's is marked in one scope of all.
-func maskEvent(m *mask.Masker, ev *event) {
-	agent, _ := ev.agentOf()
+func maskEvent(m *mask.Masker, agents *clusteragents.Config, ev *event) {
+	agent, _ := ev.agentOf(agents)
 	s := m.Scope(agent.Key())
 	ref := objectRef{}
 	if ev.ObjectRef != nil {

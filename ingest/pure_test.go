@@ -14,9 +14,13 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
+
+// testAgents are agents inside the cluster.
+var testAgents = &clusteragents.Config{ServiceAccounts: []string{"ops/bot"}}
 
 func TestSplitRefusesWhatIsNoList(t *testing.T) {
 	t.Parallel()
@@ -87,7 +91,7 @@ func FuzzSplit(f *testing.F) {
 			}
 		}
 		// Every event is stored or in quarantine, and what is stored can be read.
-		p, err := prepare(m, "demo", b, now)
+		p, err := prepare(m, testAgents, "demo", b, now)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -99,7 +103,7 @@ func FuzzSplit(f *testing.F) {
 			}
 			stored += len(evs)
 			for _, ev := range evs {
-				_ = row("demo", ev)
+				_ = row(testAgents, "demo", ev)
 			}
 		}
 		if stored != p.events || stored+len(p.bad) != len(events) {
@@ -111,7 +115,7 @@ func FuzzSplit(f *testing.F) {
 // rowsOf gives the rows that a batch becomes.
 func rowsOf(t *testing.T, body []byte) ([]schema.Event, []quarantined) {
 	t.Helper()
-	p, err := prepare(masker(t), "demo", body, time.Unix(0, 0))
+	p, err := prepare(masker(t), testAgents, "demo", body, time.Unix(0, 0))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +126,7 @@ func rowsOf(t *testing.T, body []byte) ([]schema.Event, []quarantined) {
 			t.Fatal(err)
 		}
 		for _, ev := range events {
-			rows = append(rows, row("demo", ev))
+			rows = append(rows, row(testAgents, "demo", ev))
 		}
 	}
 	return rows, p.bad
@@ -161,6 +165,43 @@ func TestRowOfAnApprovedChange(t *testing.T) {
 	}
 }
 
+func TestRowsOfAgentsInsideTheCluster(t *testing.T) {
+	t.Parallel()
+	// As the API server writes them for a token bound to a pod, and for one bound to none.
+	const (
+		groups = `"groups":["system:serviceaccounts","system:serviceaccounts:ops","system:authenticated"]`
+		bot    = `{"username":"system:serviceaccount:ops:bot","uid":"5b0f",` + groups
+		pod    = `,"extra":{"authentication.kubernetes.io/credential-id":["JTI=1"],"authentication.kubernetes.io/node-name":["n1"],"authentication.kubernetes.io/pod-name":["bot-0"],"authentication.kubernetes.io/pod-uid":["6f1c"]}}`
+		times  = `"requestReceivedTimestamp":"2026-11-23T01:00:10.000010Z","stageTimestamp":"2026-11-23T01:00:10.000510Z"`
+	)
+	event := func(id, users string) string {
+		return `{"level":"Metadata","auditID":"` + id + `","stage":"ResponseComplete","requestURI":"/api/v1/pods","verb":"list",` + users + `,` + times + `}`
+	}
+	rows, bad := rowsOf(t, []byte(`{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[`+strings.Join([]string{
+		event("pod", `"user":`+bot+pod),
+		event("no-pod", `"user":`+bot+`}`),
+		event("no-agent", `"user":`+strings.ReplaceAll(bot, "ops:bot", "ops:other")+pod),
+		event("impersonated", `"user":{"username":"alice"},"impersonatedUser":`+bot+`}`),
+		event("impersonates", `"user":`+bot+pod+`,"impersonatedUser":{"username":"alice"}`),
+	}, ",")+`]}`))
+	if len(rows) != 5 || len(bad) != 0 {
+		t.Fatalf("got %d rows and %d in quarantine", len(rows), len(bad))
+	}
+	want := []schema.Event{
+		{AuditID: "pod", Issuer: "kubernetes", Run: "6f1c", RunKey: string(v1alpha1.KeyOf("kubernetes", "6f1c")), Task: "pod ops/bot-0", CredentialID: "JTI=1"},
+		{AuditID: "no-pod", Issuer: "kubernetes"},
+		{AuditID: "no-agent"},
+		{AuditID: "impersonated", Issuer: "kubernetes", Impersonator: "alice"},
+		{AuditID: "impersonates", Impersonator: "system:serviceaccount:ops:bot"},
+	}
+	for i, r := range rows {
+		got := schema.Event{AuditID: r.AuditID, Issuer: r.Issuer, Run: r.Run, RunKey: r.RunKey, Task: r.Task, CredentialID: r.CredentialID, Impersonator: r.Impersonator}
+		if !reflect.DeepEqual(got, want[i]) || r.Proxied {
+			t.Errorf("got  %+v\nwant %+v", got, want[i])
+		}
+	}
+}
+
 func TestABodyThatCanNotBeReadIsLeftOutOfItsEvent(t *testing.T) {
 	t.Parallel()
 	rows, bad := rowsOf(t, read(t, "names-twice.json"))
@@ -195,7 +236,7 @@ func TestI7_NothingPlantedLeavesPrepare(t *testing.T) {
 		if !bytes.Contains(body, []byte("planted-secret")) && !bytes.Contains(body, []byte("cGxhbnRlZC1zZWNyZXQt")) {
 			t.Fatalf("%s: nothing is planted", name)
 		}
-		p, err := prepare(masker(t), "demo", body, time.Unix(0, 0))
+		p, err := prepare(masker(t), testAgents, "demo", body, time.Unix(0, 0))
 		if err != nil {
 			t.Fatal(err)
 		}

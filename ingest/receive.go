@@ -60,7 +60,7 @@ func (in *Ingest) receive(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body can't be read or is too large", code)
 		return
 	}
-	batch, err := prepare(in.masker, cluster, body, in.now())
+	batch, err := prepare(in.masker, in.agents, cluster, body, in.now())
 	if err != nil {
 		in.metrics.batches.WithLabelValues(cluster, "malformed").Inc()
 		in.log.ErrorContext(ctx, "audit batch refused", "cluster", cluster, "reason", err)

@@ -6,11 +6,12 @@ import (
 	"github.com/go-json-experiment/json"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
 
 // row gives ev, masked before, as the record that is stored.
-func row(cluster string, ev *event) schema.Event {
+func row(agents *clusteragents.Config, cluster string, ev *event) schema.Event {
 	u := ev.effective()
 	r := schema.Event{
 		Cluster: cluster, AuditID: ev.AuditID, Stage: ev.Stage, Level: ev.Level,
@@ -23,7 +24,7 @@ func row(cluster string, ev *event) schema.Event {
 	if ev.ImpersonatedUser != nil {
 		r.Impersonator = ev.User.Username
 	}
-	if agent, ok := ev.agentOf(); ok {
+	if agent, ok := ev.agentOf(agents); ok {
 		r.Issuer, r.Run, r.Model, r.Owner, r.Task = agent.Issuer, agent.Run, agent.Model, agent.Owner, agent.Task
 		r.Profile, r.CredentialID = agent.Profile, agent.CredentialID
 		if agent.Run != "" {

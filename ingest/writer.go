@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
 
@@ -31,6 +32,7 @@ const (
 type writer struct {
 	stream  *stream
 	target  Store
+	agents  *clusteragents.Config
 	log     *slog.Logger
 	metrics *metrics
 	conn    driver.Conn
@@ -168,7 +170,7 @@ func (w *writer) read(ctx context.Context, msg jetstream.Msg) (delivery, bool) {
 	}
 	d := delivery{msg: msg, rows: make([]schema.Event, len(events))}
 	for i, ev := range events {
-		d.rows[i] = row(cluster, ev)
+		d.rows[i] = row(w.agents, cluster, ev)
 	}
 	return d, true
 }

@@ -18,6 +18,10 @@ import (
 // and the fields of the struct stand in the order written here. The leading
 // version makes a later change of this list a change of every fingerprint.
 func fingerprint(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object, oldObject, options map[string]any) (v1alpha1.Fingerprint, error) {
+	name := req.Name
+	if drawn := drawnName(req, object); drawn != "" {
+		name = drawn
+	}
 	b, err := json.Marshal(struct {
 		Version                                  string
 		User, Issuer, Run, Profile               string
@@ -36,7 +40,7 @@ func fingerprint(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object
 		KindGroup: req.Kind.Group, KindVersion: req.Kind.Version, Kind: req.Kind.Kind,
 		Group: req.Resource.Group, APIVersion: req.Resource.Version, Resource: req.Resource.Resource, Subresource: req.SubResource,
 		RequestSubresource: req.RequestSubResource,
-		Namespace:          req.Namespace, Name: req.Name,
+		Namespace:          req.Namespace, Name: name,
 		Options: options, Object: object, OldObject: oldObject,
 	})
 	if err != nil {

@@ -158,7 +158,7 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 	}, nil
 }
 
-// notYet refuses with what stands: still held, denied, expired, or used by another.
+// notYet refuses with what stands: still held, denied, expired, cancelled, or used by another.
 func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited bool) *admissionv1.AdmissionResponse {
 	notes := map[string]string{
 		v1alpha1.AnnotationRule: a.Spec.Rule, v1alpha1.AnnotationApproval: a.Name,
@@ -172,6 +172,9 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited boo
 	case v1alpha1.PhaseExpired:
 		resp = forbidden(r.req, expiredText(r.action, a), causes(ReasonExpired, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "expired"
+	case v1alpha1.PhaseCancelled:
+		resp = forbidden(r.req, cancelledText(r.action, a), causes(ReasonRevoked, a.Spec.Rule, a, true))
+		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "run revoked"
 	default: // pending, or used by an identical request a moment ago: the next try opens the next approval
 		now := w.now()
 		after := retryAfter(now.Sub(a.CreationTimestamp.Time), a.Spec.ExpiresAt.Sub(now), waited)

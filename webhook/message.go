@@ -61,6 +61,9 @@ func action(req *admissionv1.AdmissionRequest, object, oldObject map[string]any)
 			fmt.Fprintf(&b, " to %d replicas", n)
 		}
 	}
+	if asksForGrant(req) {
+		b.WriteString(granted(object))
+	}
 	s := visible(b.String())
 	if len(s) > maxActionLength {
 		s = strings.ToValidUTF8(s[:maxActionLength], "") + "…"
@@ -68,9 +71,57 @@ func action(req *admissionv1.AdmissionRequest, object, oldObject map[string]any)
 	return s
 }
 
+// maxNamedNamespaces is how many namespaces of a grant stand in one line; the
+// difference has all.
+const maxNamedNamespaces = 8
+
+// granted says what a new Grant gives: who gets which role, for how long, on
+// which path, where.
+func granted(grant map[string]any) string {
+	spec, _ := grant["spec"].(map[string]any)
+	var b strings.Builder
+	fmt.Fprintf(&b, ": role %q", stringOf(spec["clusterRole"]))
+	if run := stringOf(spec["run"]); run != "" {
+		fmt.Fprintf(&b, " for run %q of issuer %q", run, stringOf(spec["issuer"]))
+	}
+	if agent := stringOf(spec["agent"]); agent != "" {
+		fmt.Fprintf(&b, " for every run of %q", agent)
+	}
+	ttl := strconv.Quote(stringOf(spec["ttl"]))
+	if d, err := time.ParseDuration(stringOf(spec["ttl"])); err == nil {
+		ttl = d.String()
+	}
+	fmt.Fprintf(&b, " for %s, ", ttl)
+	switch path := stringOf(spec["path"]); v1alpha1.Path(path) {
+	case v1alpha1.PathProxy, "":
+		b.WriteString("through the proxy only")
+	case v1alpha1.PathDirect:
+		b.WriteString("on the direct path, unmasked")
+	default:
+		fmt.Fprintf(&b, "on path %q", path)
+	}
+	namespaces, _ := spec["namespaces"].([]any)
+	if len(namespaces) == 1 && stringOf(namespaces[0]) == v1alpha1.Everywhere {
+		b.WriteString(", in the whole cluster")
+		return b.String()
+	}
+	fmt.Fprintf(&b, ", in %d namespaces:", len(namespaces))
+	for i, ns := range namespaces {
+		if i == maxNamedNamespaces {
+			b.WriteString(" …")
+			break
+		}
+		b.WriteString(" " + strconv.Quote(stringOf(ns)))
+	}
+	return b.String()
+}
+
 // nameOf is the object's name where the request has none (deletecollection,
 // generateName, where the drawn part is left out).
 func nameOf(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) string {
+	if drawn := drawnName(req, object); drawn != "" {
+		return drawn
+	}
 	if req.Name != "" {
 		return req.Name
 	}
@@ -79,9 +130,6 @@ func nameOf(req *admissionv1.AdmissionRequest, object, oldObject map[string]any)
 		return name
 	}
 	meta, _ = object["metadata"].(map[string]any)
-	if generate := stringOf(meta["generateName"]); generate != "" {
-		return generate + "*"
-	}
 	return stringOf(meta["name"])
 }
 
@@ -167,6 +215,15 @@ func denial(a *v1alpha1.Approval) (by, reason string) {
 func expiredText(what string, a *v1alpha1.Approval) string {
 	return fmt.Sprintf("%s was held by rule %q, and its approval %s ended at %s without being used. Nothing has changed.",
 		what, a.Spec.Rule, a.Name, clock(a.Spec.ExpiresAt.Time))
+}
+
+func cancelledText(what string, a *v1alpha1.Approval) string {
+	why := ""
+	if c := a.Status.Cancelled; c != nil && c.Reason != "" {
+		why = ": " + strings.TrimRight(c.Reason, ".")
+	}
+	return fmt.Sprintf("%s was held by rule %q, and its approval %s is cancelled: the run is revoked%s. Nothing has changed.",
+		what, a.Spec.Rule, a.Name, why)
 }
 
 func groups(gs []string) string {

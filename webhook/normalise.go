@@ -65,13 +65,43 @@ func normaliseNew(req *admissionv1.AdmissionRequest, obj map[string]any) {
 			// A Job's selector and labels carry its own uid.
 			replaceString(obj, uid, "(this object's uid)")
 		}
-		if generate, ok := meta["generateName"].(string); ok && generate != "" && req.Name == "" {
-			delete(meta, "name") // drawn at each try
+		if drawnName(req, obj) != "" {
+			delete(meta, "name")
 		}
 	}
 	if req.Resource.Group == "" && req.Resource.Resource == "pods" && req.SubResource == "" {
 		normaliseVolumes(obj)
 	}
+}
+
+// The API server makes a name from generateName, cut to 58 bytes, and five of
+// these characters, and tells it to webhooks as if it had been asked for
+// (apiserver v0.37, pkg/storage/names/generate.go, pkg/registry/rest/create.go).
+const (
+	maxGenerateBytes = 58
+	drawnCharacters  = "bcdfghjklmnpqrstvwxz2456789"
+	drawnBytes       = 5
+)
+
+// drawnName is generateName and a star where the API server drew the end of the
+// name of an object about to be created, new at each try; empty where the name
+// was asked for. One that was asked for and looks drawn counts as drawn: what
+// people are shown, and sign, is the star.
+func drawnName(req *admissionv1.AdmissionRequest, object map[string]any) string {
+	meta, _ := object["metadata"].(map[string]any)
+	generate := stringOf(meta["generateName"])
+	if req.Operation != admissionv1.Create || req.SubResource != "" || generate == "" {
+		return ""
+	}
+	name := req.Name
+	if name == "" {
+		return generate + "*"
+	}
+	end, ok := strings.CutPrefix(name, generate[:min(len(generate), maxGenerateBytes)])
+	if !ok || len(end) != drawnBytes || strings.Trim(end, drawnCharacters) != "" {
+		return ""
+	}
+	return generate + "*"
 }
 
 // normaliseVolumes names a pod's service-account volumes by their order. The

@@ -13,7 +13,11 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 )
+
+// testAgents are agents inside the cluster.
+var testAgents = &clusteragents.Config{ServiceAccounts: []string{"ops/bot"}, Groups: []string{"ai-agents"}}
 
 var testAgent = v1alpha1.Agent{User: "agent:ci:bot", Issuer: "ci", Run: "run-1", Owner: "olga", Profile: "default"}
 
@@ -128,6 +132,8 @@ func TestDefaultRules(t *testing.T) {
 		{"a certificate request is denied", "CREATE certificates.k8s.io/certificatesigningrequests - b", "{}", "", "certificate-request"},
 		{"a webhook configuration is denied", "CREATE admissionregistration.k8s.io/mutatingwebhookconfigurations - b", "{}", "", "webhook-registration"},
 		{"an API service is denied", "UPDATE apiregistration.k8s.io/apiservices - b", "{}", "{}", "webhook-registration"},
+		{"asking for a grant is held", "CREATE tipstaff.dev/grants - g", "{spec: {clusterRole: edit}}", "", "grant"},
+		{"a kind of that name in another group is allowed", "CREATE example.com/grants - g", "{spec: {clusterRole: edit}}", "", ""},
 		{"a Secret is held", "UPDATE core/secrets shop s", "{kind: Secret}", "{kind: Secret}", "secret-write"},
 		{"a ConfigMap is allowed", "UPDATE core/configmaps shop s", "{}", "{}", ""},
 		{"a ConfigMap in kube-system is denied", "UPDATE core/configmaps kube-system s", "{}", "{}", "system-namespaces"},

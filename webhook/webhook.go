@@ -16,7 +16,9 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -28,7 +30,8 @@ type Revoked interface {
 
 // Names of what decides where no rule of the config does.
 const (
-	ownObjectsRule  = "tipstaff-objects" // built in: agents change nothing in tipstaff's API group
+	ownObjectsRule  = "tipstaff-objects" // built in: agents change nothing of tipstaff's own
+	grantsRule      = "tipstaff-grants"  // built in: agents get no grant that no rule holds
 	defaultRuleName = "default"
 )
 
@@ -39,16 +42,23 @@ type Webhook struct {
 	inline    time.Duration
 	approvals Approvals
 	revoked   Revoked
+	agents    *clusteragents.Config
+	limits    *access.Limits
 	masker    *mask.Masker
 	waiters   waiters
 	now       func() time.Time
 	log       *slog.Logger
 }
 
-// New compiles the rules. It opens nothing.
-func New(cfg Config, approvals Approvals, revoked Revoked, masker *mask.Masker, log *slog.Logger) (*Webhook, error) {
+// New compiles the rules. It opens nothing. agents are the identities of the
+// cluster that count as agents, nil for none; limits bound what a grant may
+// give, nil for nothing.
+func New(cfg Config, approvals Approvals, revoked Revoked, agents *clusteragents.Config, limits *access.Limits, masker *mask.Masker, log *slog.Logger) (*Webhook, error) {
 	if approvals == nil || revoked == nil || masker == nil {
 		return nil, errors.New("webhook needs approvals, revocations and a masker")
+	}
+	if limits == nil {
+		limits = &access.Limits{}
 	}
 	rules := cfg.Rules
 	if len(rules) == 0 {
@@ -63,7 +73,7 @@ func New(cfg Config, approvals Approvals, revoked Revoked, masker *mask.Masker, 
 	}
 	w := &Webhook{
 		rules: compiled, fallback: cfg.Default, inline: cfg.InlineWait.Duration,
-		approvals: approvals, revoked: revoked, masker: masker, now: time.Now, log: log,
+		approvals: approvals, revoked: revoked, agents: agents, limits: limits, masker: masker, now: time.Now, log: log,
 	}
 	if w.fallback == "" {
 		w.fallback = Allow
@@ -138,7 +148,7 @@ func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest)
 	for k, v := range req.UserInfo.Extra {
 		extra[k] = v
 	}
-	agent, is := v1alpha1.AgentOf(req.UserInfo.Username, req.UserInfo.Groups, extra)
+	agent, is := w.agents.AgentOf(req.UserInfo.Username, req.UserInfo.Groups, extra)
 	if !is {
 		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
 	}
@@ -167,9 +177,15 @@ func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, 
 	if resp, err := w.revokedAnswer(r); resp != nil || err != nil {
 		return resp, err
 	}
-	if ownObject(r) {
-		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing in %s, nor what defines and serves it. Nothing has changed.", r.action, ownObjectsRule, v1alpha1.Group),
+	if what := ownObject(r); what != "" {
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing %s. Nothing has changed.", r.action, ownObjectsRule, what),
 			causes(ReasonRule, ownObjectsRule, nil, true)), ownObjectsRule, ""), nil
+	}
+	if asksForGrant(req) {
+		if why := w.refuseGrant(r); why != "" {
+			return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: %s. Nothing has changed.", r.action, grantsRule, why),
+				causes(ReasonRule, grantsRule, nil, true)), grantsRule, ""), nil
+		}
 	}
 	if r.object != nil {
 		if path, found := mask.ContainsMark(r.object); found {
@@ -180,6 +196,10 @@ func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, 
 	d := w.evaluate(ctx, r)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("evaluate the rules: %w", err)
+	}
+	if asksForGrant(req) && d.verdict == Allow {
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: no rule holds grants. Nothing has changed.", r.action, grantsRule),
+			causes(ReasonRule, grantsRule, nil, true)), grantsRule, ""), nil
 	}
 	name := defaultRuleName
 	if d.rule != nil {

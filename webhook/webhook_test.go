@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -66,6 +67,8 @@ func approvalOf(s v1alpha1.ApprovalSpec, p v1alpha1.Phase) *v1alpha1.Approval {
 	a := &v1alpha1.Approval{ObjectMeta: metav1.ObjectMeta{Name: "7f3a9c0011", CreationTimestamp: metav1.Now()}, Spec: s}
 	a.Status.Phase = p
 	switch p {
+	case v1alpha1.PhaseCancelled:
+		a.Status.Cancelled = &v1alpha1.Cancellation{Reason: "runaway."}
 	case v1alpha1.PhaseDenied:
 		a.Status.Decisions = []v1alpha1.Decision{{By: "alice", Verdict: v1alpha1.VerdictDeny, Reason: "not on a Friday"}}
 	case v1alpha1.PhaseApproved, v1alpha1.PhaseUsed:
@@ -87,7 +90,7 @@ func newWebhook(t testing.TB, ap Approvals, rv Revoked, cfg Config) *Webhook {
 		t.Fatal(err)
 	}
 	cfg.InlineWait.Duration = 50 * time.Millisecond
-	w, err := New(cfg, ap, rv, m, quiet)
+	w, err := New(cfg, ap, rv, testAgents, &access.Limits{ClusterRoles: []string{"edit"}}, m, quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,6 +254,17 @@ func TestAnswers(t *testing.T) {
 			setup: func(f *fakeApprovals) { f.ensure = inPhase(v1alpha1.PhaseDenied) },
 			code:  403, reason: ReasonDenied, verdict: "denied",
 			text: `delete namespace "prod-eu" was denied by alice: not on a Friday (rule "delete-namespace", approval 7f3a9c0011). Nothing has changed.`,
+		},
+		{
+			name: "one whose run is revoked while it waits is refused, for good",
+			setup: func(f *fakeApprovals) {
+				f.ensure = inPhase(v1alpha1.PhasePending)
+				f.wait = func(context.Context) (*v1alpha1.Approval, error) {
+					return approvalOf(f.spec, v1alpha1.PhaseCancelled), nil
+				}
+			},
+			code: 403, reason: ReasonRevoked, verdict: "denied",
+			text: `delete namespace "prod-eu" was held by rule "delete-namespace", and its approval 7f3a9c0011 is cancelled: the run is revoked: runaway. Nothing has changed.`,
 		},
 		{
 			name: "one that expires while it waits is refused",
