@@ -13,6 +13,8 @@ import (
 	"sigs.k8s.io/yaml"
 
 	k8syaml "k8s.io/apimachinery/pkg/util/yaml"
+
+	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 )
 
 // CRDs are the custom resource definitions.
@@ -31,7 +33,8 @@ var Base embed.FS
 var DefaultRules []byte
 
 // AuditPolicy is the API server's --audit-policy-file: all of what agents do,
-// what anyone does to tipstaff's own objects, nothing else.
+// what anyone does to tipstaff's own objects, nothing else. Where identities of
+// the cluster count as agents, take [AuditPolicyFor].
 //
 //go:embed apiserver/audit-policy.yaml
 var AuditPolicy []byte
@@ -44,20 +47,30 @@ var RBAC []byte
 //go:embed base/webhooks.yaml
 var webhooks []byte
 
-// WebhookConfiguration is base/webhooks.yaml with its webhooks at url (such as
-// https://127.0.0.1:8443; their paths are added) instead of the Service, and
-// trusting the CA in caPEM.
-func WebhookConfiguration(base string, caPEM []byte) (*admissionregistrationv1.ValidatingWebhookConfiguration, error) {
-	u, err := url.Parse(base)
-	if err != nil || u.Scheme != "https" || u.Host == "" {
-		return nil, fmt.Errorf("webhook address %q is not https://host:port", base)
+// WebhookConfiguration is what [Webhooks] gives, with its webhooks at base (such
+// as https://127.0.0.1:8443; their paths are added) instead of the Service, and
+// trusting the CA in caPEM. An empty base leaves the Service.
+func WebhookConfiguration(agents *clusteragents.Config, base string, caPEM []byte) (*admissionregistrationv1.ValidatingWebhookConfiguration, error) {
+	if base != "" {
+		u, err := url.Parse(base)
+		if err != nil || u.Scheme != "https" || u.Host == "" {
+			return nil, fmt.Errorf("webhook address %q is not https://host:port", base)
+		}
+	}
+	text, err := Webhooks(agents)
+	if err != nil {
+		return nil, err
 	}
 	var cfg admissionregistrationv1.ValidatingWebhookConfiguration
-	if err := yaml.UnmarshalStrict(webhooks, &cfg); err != nil {
+	if err := yaml.UnmarshalStrict(text, &cfg); err != nil {
 		return nil, fmt.Errorf("read base/webhooks.yaml: %w", err)
 	}
 	for i := range cfg.Webhooks {
 		cc := &cfg.Webhooks[i].ClientConfig
+		if base == "" {
+			cc.CABundle = caPEM
+			continue
+		}
 		if cc.Service == nil || cc.Service.Path == nil {
 			return nil, fmt.Errorf("base/webhooks.yaml: webhook %s names no service path", cfg.Webhooks[i].Name)
 		}

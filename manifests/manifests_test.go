@@ -16,7 +16,7 @@ import (
 
 func TestWebhookConfiguration(t *testing.T) {
 	t.Parallel()
-	cfg, err := WebhookConfiguration("https://127.0.0.1:8443", []byte("pem"))
+	cfg, err := WebhookConfiguration(nil, "https://127.0.0.1:8443", []byte("pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,8 +35,8 @@ func TestWebhookConfiguration(t *testing.T) {
 	if c := cfg.Webhooks[0].MatchConditions; len(c) != 1 || c[0].Expression != "'tipstaff:agents' in request.userInfo.groups" {
 		t.Errorf("agents are selected by %v", c)
 	}
-	for _, bad := range []string{"", "http://x", "127.0.0.1:1"} {
-		if _, err := WebhookConfiguration(bad, nil); err == nil {
+	for _, bad := range []string{"http://x", "127.0.0.1:1"} {
+		if _, err := WebhookConfiguration(nil, bad, nil); err == nil {
 			t.Errorf("%q is taken as an address", bad)
 		}
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -89,6 +90,7 @@ func (o *options) checks() ([]check, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
+	cfg.QPS = -1 // a few hundred questions at once; the API server's own priority and fairness is the limit
 	kube, err := kubernetes.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
@@ -118,6 +120,16 @@ func (o *options) checks() ([]check, error) {
 		{"agents can't go round through nodes/proxy", func(ctx context.Context) error {
 			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy"})
 		}},
+		{"agents can't change what the API server asks webhooks", func(ctx context.Context) error {
+			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "patch", Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"})
+		}},
+	}
+	if o.configFile != "" {
+		s, err := o.sections()
+		if err != nil {
+			return nil, err
+		}
+		checks = append(checks, configChecks(kube, s, o.configFile)...)
 	}
 	if o.clickhouse == "" && o.configFile == "" {
 		return checks, nil
@@ -157,18 +169,32 @@ func webhookCloses(ctx context.Context, c kubernetes.Interface, name string) err
 	return fmt.Errorf("no webhook %s is registered: apply manifests/base/webhooks.yaml", name)
 }
 
+// identity is a user as the authorizer sees it.
+type identity struct {
+	user   string
+	groups []string
+}
+
+// may asks the API server's authorizer what who may do; reason says by what.
+func may(ctx context.Context, c kubernetes.Interface, who identity, what authorizationv1.ResourceAttributes) (allowed bool, reason string, err error) {
+	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		User: who.user, Groups: append(slices.Clone(who.groups), "system:authenticated"), ResourceAttributes: &what,
+	}}
+	review, err = c.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+	if err != nil {
+		return false, "", fmt.Errorf("ask what %s may do: %w", who.user, err)
+	}
+	return review.Status.Allowed, review.Status.Reason, nil
+}
+
 // agentsMayNot asks the API server what the group of all agents may do.
 func agentsMayNot(ctx context.Context, c kubernetes.Interface, what authorizationv1.ResourceAttributes) error {
-	review := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
-		User: v1alpha1.UserPrefix + "doctor:probe", Groups: []string{v1alpha1.GroupAgents, "system:authenticated"},
-		ResourceAttributes: &what,
-	}}
-	review, err := c.AuthorizationV1().SubjectAccessReviews().Create(ctx, review, metav1.CreateOptions{})
+	allowed, reason, err := may(ctx, c, identity{v1alpha1.UserPrefix + "doctor:probe", []string{v1alpha1.GroupAgents}}, what)
 	if err != nil {
-		return fmt.Errorf("ask what agents may do: %w", err)
+		return err
 	}
-	if review.Status.Allowed {
-		return fmt.Errorf("they can, by: %s: take that binding away from group %s", review.Status.Reason, v1alpha1.GroupAgents)
+	if allowed {
+		return fmt.Errorf("they can, by: %s: take that binding away from group %s", reason, v1alpha1.GroupAgents)
 	}
 	return nil
 }
