@@ -114,7 +114,7 @@ func review() []byte {
 
 func BenchmarkAdmission(b *testing.B) {
 	in := review()
-	wh, err := webhook.New(webhook.Config{}, nobody{b}, nobody{b}, masker(b), slog.New(slog.DiscardHandler))
+	wh, err := webhook.New(webhook.Config{}, nobody{b}, nobody{b}, nil, nil, masker(b), slog.New(slog.DiscardHandler))
 	if err != nil {
 		b.Fatal(err)
 	}
