@@ -109,7 +109,7 @@ func (c *Config) Validate(*field.Path) field.ErrorList {
 	errs = append(errs, c.ClusterAgents.Validate(at("clusterAgents"))...)
 	errs = append(errs, c.Access.Validate(at("access"))...)
 	if c.Authn != nil {
-		errs = append(errs, c.Authn.Validate(at("authn"))...)
+		errs = append(errs, c.Authn.Validate(at("authn"), &c.Access)...)
 	}
 	if c.Webhook != nil {
 		errs = append(errs, c.Webhook.Validate(at("webhook"))...)

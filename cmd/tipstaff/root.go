@@ -52,10 +52,20 @@ func rootCommand() *cobra.Command {
 	}
 	root.AddCommand(
 		serveCommand(o), migrateCommand(o), versionCommand(o), doctorCommand(o),
-		approvalsCommand(o), approveCommand(o), denyCommand(o), revokeCommand(o),
-		runsCommand(o), queryCommand(o),
+		approvalsCommand(o), approveCommand(o), denyCommand(o),
+		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
+		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
 	)
 	return root
+}
+
+func authnCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "authn",
+		Short: "Try a token on the configuration, or hand it over to the API server",
+	}
+	cmd.AddCommand(authnTestCommand(o), authnExportCommand(o))
+	return cmd
 }
 
 func printJSON(w io.Writer, v any) error {

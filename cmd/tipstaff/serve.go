@@ -22,6 +22,7 @@ import (
 
 	"github.com/tipstaff-dev/tipstaff/approvals"
 	"github.com/tipstaff-dev/tipstaff/authn"
+	"github.com/tipstaff-dev/tipstaff/authn/bindings"
 	"github.com/tipstaff-dev/tipstaff/ingest"
 	"github.com/tipstaff-dev/tipstaff/internal/chdb"
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
@@ -163,14 +164,12 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		}
 	}
 	if c.Ingest != nil {
-		in, err := ingest.New(*c.Ingest, masker, c.ClickHouse.ClickHouse, log)
+		in, err := ingest.New(*c.Ingest, &c.ClusterAgents, masker, c.ClickHouse.ClickHouse, log)
 		if err != nil {
 			return nil, err
 		}
-		for _, c := range in.Collectors() {
-			if err := prometheus.Register(c); err != nil {
-				return nil, fmt.Errorf("register ingest's metrics: %w", err)
-			}
+		if err := register("ingest", in.Collectors()); err != nil {
+			return nil, err
 		}
 		p.work["ingest"] = in.Run
 		p.ready["ingest"] = func(*http.Request) error { return in.Ready() }
@@ -189,13 +188,23 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	if err := register("revocations", revoked.Collectors()); err != nil {
+		return nil, err
+	}
 	p.work["revocations"] = revoked.Run
 	p.ready["revocations"] = synced(revoked.HasSynced)
 
 	var auth *authn.Authenticator
 	if c.Authn != nil {
-		auth, err = authn.New(*c.Authn, revoked, log)
+		bound, err := c.buildBindings(p, kube, revoked, log)
 		if err != nil {
+			return nil, err
+		}
+		auth, err = authn.New(*c.Authn, c.Access, revoked, bound, log)
+		if err != nil {
+			return nil, err
+		}
+		if err := register("authn", auth.Collectors()); err != nil {
 			return nil, err
 		}
 		p.work["authn"] = auth.Run
@@ -205,11 +214,11 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		}
 	}
 	if c.Webhook != nil {
-		store, err := approvals.NewStore(rest.CopyConfig(kube), c.Approvals, log)
+		store, err := approvals.NewStore(rest.CopyConfig(kube), c.Approvals, revoked, approvals.Bounds{Agents: &c.ClusterAgents, Access: &c.Access}, log)
 		if err != nil {
 			return nil, err
 		}
-		changes, err := webhook.New(*c.Webhook, store, revoked, masker, log)
+		changes, err := webhook.New(*c.Webhook, store, revoked, &c.ClusterAgents, &c.Access, masker, log)
 		if err != nil {
 			return nil, err
 		}
@@ -221,13 +230,37 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		p.serve("webhook", c.Webhook.Listen, c.Webhook.TLS, bodyTimeout, mux, log)
 	}
 	if c.Proxy != nil {
-		px, err := proxy.New(*c.Proxy, rest.CopyConfig(kube), auth, masker, log)
+		px, err := proxy.New(*c.Proxy, rest.CopyConfig(kube), auth, revoked, masker, log)
 		if err != nil {
 			return nil, err
 		}
 		p.serve("proxy", c.Proxy.Listen, c.Proxy.TLS, 0, px.Handler(), log)
 	}
 	return p, nil
+}
+
+// buildBindings makes what binds runs' roles and grants. A config that allows no
+// cluster role needs it too: it removes what an earlier one allowed.
+func (c *Config) buildBindings(p *process, kube *rest.Config, revoked *authn.Revocations, log *slog.Logger) (authn.Bindings, error) {
+	b, err := bindings.New(rest.CopyConfig(kube), c.Access, &c.ClusterAgents, revoked, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := register("bindings", b.Collectors()); err != nil {
+		return nil, err
+	}
+	p.work["bindings"] = b.Run
+	p.ready["bindings"] = synced(b.HasSynced)
+	return b, nil
+}
+
+func register(role string, collectors []prometheus.Collector) error {
+	for _, c := range collectors {
+		if err := prometheus.Register(c); err != nil {
+			return fmt.Errorf("register the metrics of %s: %w", role, err)
+		}
+	}
+	return nil
 }
 
 func (c *Config) buildClickHouse(p *process, log *slog.Logger) error {
