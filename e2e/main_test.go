@@ -46,7 +46,7 @@ func runTests(m *testing.M) int {
 		return beKilled(ctx)
 	}
 	c, err := harness.Start(ctx, harness.Options{
-		ExtraRules: testRules, InlineWait: time.Second,
+		ExtraRules: testRules, InlineWait: time.Second, OtherCluster: true,
 		Progress: func(d time.Duration, text string) {
 			fmt.Fprintf(os.Stderr, "%6.1f s  %s\n", d.Seconds(), text)
 		},

@@ -117,26 +117,3 @@ func TestI7_NoSecretLeaks(t *testing.T) {
 		}
 	}
 }
-
-func TestI9_RevocationBites(t *testing.T) {
-	t.Parallel()
-	a, other := newAgent(t), newAgent(t)
-	ns := namespace(t)
-	must(t, a.direct, "create", "configmap", "before", "-n", ns)
-	must(t, a.proxied, "get", "configmaps", "-n", ns)
-	if r := tipstaff(t, shared.Alice, "revoke", a.run, "--reason", "it went astray"); !r.OK() {
-		t.Fatal(r.Output())
-	}
-	// Every replica sees a revocation within a second.
-	eventually(t, 3*time.Second, func() error {
-		if r := kubectl(t, a.direct, "create", "configmap", "after", "-n", ns, "--dry-run=server"); r.OK() {
-			return fmt.Errorf("a revoked run still changes things")
-		}
-		if r := kubectl(t, a.proxied, "get", "configmaps", "-n", ns); r.OK() {
-			return fmt.Errorf("a revoked run still reads through the proxy")
-		}
-		return nil
-	})
-	refused(t, "", a.direct, "create", "configmap", "after", "-n", ns)
-	must(t, other.direct, "create", "configmap", "other", "-n", ns)
-}

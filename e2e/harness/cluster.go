@@ -29,6 +29,9 @@ type Options struct {
 	ExtraRules string
 	// WithoutTipstaff starts the control plane and the issuer only.
 	WithoutTipstaff bool
+	// OtherCluster makes the service accounts of a second API server agents'
+	// identities. Cluster.StartOther starts it.
+	OtherCluster bool
 }
 
 // Kubeconfig is the path of a kubeconfig file: whom to be, where to connect.
@@ -68,6 +71,8 @@ type Cluster struct {
 
 	mu       sync.Mutex
 	tipstaff *process
+	replica  *process
+	others   []*process // replicas of tipstaff, other API servers
 	stopped  bool
 }
 
@@ -78,6 +83,7 @@ const ApproverGroup = "tipstaff-approvers"
 type addresses struct {
 	etcd, etcdPeer, apiserver, kcm                    string
 	authn, webhook, proxy, ingest, health, clickhouse string
+	other                                             string
 }
 
 // certificates are the key pairs of the parts.
@@ -192,7 +198,7 @@ func (c *Cluster) prepare() error {
 	a := &c.addr
 	for _, p := range []*string{
 		&a.etcd, &a.etcdPeer, &a.apiserver, &a.kcm,
-		&a.authn, &a.webhook, &a.proxy, &a.ingest, &a.health, &a.clickhouse,
+		&a.authn, &a.webhook, &a.proxy, &a.ingest, &a.health, &a.clickhouse, &a.other,
 	} {
 		addr, err := c.ports.take()
 		if err != nil {
@@ -215,7 +221,10 @@ func (c *Cluster) prepare() error {
 	if err := c.makeSecrets(); err != nil {
 		return err
 	}
-	return c.startIssuer()
+	if err := c.startIssuer(); err != nil || c.opts.WithoutTipstaff {
+		return err
+	}
+	return c.writeConfig(c.ConfigFile(), c.addr)
 }
 
 func (c *Cluster) makeCertificates() error {
@@ -304,6 +313,9 @@ func (c *Cluster) Stop() {
 	}
 	c.stopped = true
 	const grace = 10 * time.Second
+	for _, p := range c.others {
+		p.stop(grace)
+	}
 	c.kcm.stop(grace)
 	c.apiserver.stop(grace)
 	c.tipstaff.stop(grace)

@@ -11,17 +11,32 @@ import (
 	"strings"
 	"time"
 
-	"sigs.k8s.io/yaml"
-
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/manifests"
 )
 
-// auditPolicyFile writes the policy that Tipstaff ships.
-func (c *Cluster) auditPolicyFile() (string, error) {
-	name := filepath.Join(c.Dir, "audit-policy.yaml")
-	if err := os.WriteFile(name, manifests.AuditPolicy, 0o600); err != nil {
-		return "", fmt.Errorf("write the audit policy: %w", err)
+// auditPolicyFile writes the policy for the run's config.
+func (c *Cluster) auditPolicyFile(ctx context.Context) (string, error) {
+	if c.opts.WithoutTipstaff {
+		name := filepath.Join(c.Dir, "audit-policy.yaml")
+		if err := os.WriteFile(name, manifests.AuditPolicy, 0o600); err != nil {
+			return "", fmt.Errorf("write the audit policy: %w", err)
+		}
+		return name, nil
+	}
+	return c.generate(ctx, "audit-policy")
+}
+
+// generate writes what `tipstaff manifests` makes of the run's config.
+func (c *Cluster) generate(ctx context.Context, what string, args ...string) (string, error) {
+	args = append([]string{"manifests", what, "--config", c.ConfigFile()}, args...)
+	r := runCommand(ctx, c.Dir, c.Env(""), c.bin("tipstaff"), args...).Wait()
+	if !r.OK() {
+		return "", fmt.Errorf("tipstaff %s: %s", strings.Join(args, " "), r.Output())
+	}
+	name := filepath.Join(c.Dir, what+".yaml")
+	if err := os.WriteFile(name, []byte(r.Stdout), 0o600); err != nil {
+		return "", fmt.Errorf("write %s: %w", name, err)
 	}
 	return name, nil
 }
@@ -29,23 +44,19 @@ func (c *Cluster) auditPolicyFile() (string, error) {
 // applyManifests installs what an admin installs: types, rights, webhooks.
 // Only the webhooks' address is this run's own.
 func (c *Cluster) applyManifests(ctx context.Context) error {
-	hooks, err := manifests.WebhookConfiguration("https://"+c.addr.webhook, c.ca.pem)
+	hooks, err := c.generate(ctx, "webhooks", "--url", "https://"+c.addr.webhook, "--ca-file", c.CAFile)
 	if err != nil {
 		return err
 	}
-	text, err := yaml.Marshal(hooks)
+	bindings, err := c.generate(ctx, "rbac")
 	if err != nil {
-		return fmt.Errorf("encode the webhook configuration: %w", err)
-	}
-	local := filepath.Join(c.Dir, "webhooks.yaml")
-	if err := os.WriteFile(local, text, 0o600); err != nil {
-		return fmt.Errorf("write the webhook configuration: %w", err)
+		return err
 	}
 	base, crds := filepath.Join(c.Root, "manifests", "base"), filepath.Join(c.Root, "manifests", "crds")
 	for _, args := range [][]string{
 		{"create", "-k", crds},
-		{"create", "-f", filepath.Join(base, "namespace.yaml"), "-f", filepath.Join(base, "rbac.yaml"), "-f", local},
-		{"wait", "--for=condition=Established", "--timeout=60s", "crd/approvals.tipstaff.dev", "crd/revocations.tipstaff.dev"},
+		{"create", "-f", filepath.Join(base, "namespace.yaml"), "-f", filepath.Join(base, "rbac.yaml"), "-f", bindings, "-f", hooks},
+		{"wait", "--for=condition=Established", "--timeout=60s", "crd/approvals.tipstaff.dev", "crd/grants.tipstaff.dev", "crd/revocations.tipstaff.dev"},
 	} {
 		if r := c.Kubectl(ctx, c.Admin, args...); !r.OK() {
 			return fmt.Errorf("kubectl %s: %s", strings.Join(args, " "), r.Output())

@@ -44,7 +44,7 @@ func (c *Cluster) startEtcd(ctx context.Context) error {
 }
 
 func (c *Cluster) startAPIServer(ctx context.Context) error {
-	policy, err := c.auditPolicyFile()
+	policy, err := c.auditPolicyFile(ctx)
 	if err != nil {
 		return err
 	}
@@ -149,7 +149,8 @@ func (c *Cluster) startControllerManager(context.Context) error {
 		"--service-account-private-key-file="+c.certs.serviceAccounts.key, "--root-ca-file="+c.CAFile,
 		// What makes namespaces end, accounts appear and deployments count.
 		"--controllers=namespace-controller,garbage-collector-controller,serviceaccount-controller,"+
-			"root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller",
+			"root-ca-certificate-publisher-controller,deployment-controller,replicaset-controller,"+
+			"clusterrole-aggregation-controller", // fills view and edit
 	)
 	return err
 }

@@ -24,6 +24,11 @@ const (
 	// IssuerName is what the config calls the run's OIDC provider: agents are
 	// agent:<IssuerName>:<subject>.
 	IssuerName = "platform"
+	// ClusterAgents is the namespace whose service accounts count as agents.
+	ClusterAgents = "cluster-agents"
+	// ScopedProfile is the profile (claim profile) of a run that may view the
+	// namespaces of the claim namespaces, and edit them through the proxy.
+	ScopedProfile = "scoped"
 )
 
 // makeSecrets writes the mask key and ClickHouse's password.
@@ -48,13 +53,13 @@ func (c *Cluster) passwordFile() string { return filepath.Join(c.Dir, "clickhous
 // ConfigFile is tipstaff's config.
 func (c *Cluster) ConfigFile() string { return filepath.Join(c.Dir, "tipstaff.yaml") }
 
-// writeConfig writes tipstaff's config: every role in one process.
-func (c *Cluster) writeConfig() error {
+// writeConfig writes tipstaff's config, for the roles that listen at a.
+func (c *Cluster) writeConfig(name string, a addresses) error {
 	lib, err := c.libchdb()
 	if err != nil {
 		return err
 	}
-	a, cert := c.addr, c.certs.tipstaff
+	cert := c.certs.tipstaff
 	// One CA signs everyone here, so the name says who may call.
 	tls := fmt.Sprintf("{certFile: %q, keyFile: %q, clientCAFile: %q, clientNames: [kube-apiserver]}", cert.cert, cert.key, c.CAFile)
 	inline := ""
@@ -73,6 +78,12 @@ kubeconfig: %q
 maskKeyFile: %q
 health:
   listen: %q
+clusterAgents:
+  namespaces: [%s]
+access:
+  clusterRoles: [view, edit]
+  clusterWide: true
+  grace: 1s
 authn:
   listen: %q
   tls: %s
@@ -88,6 +99,16 @@ authn:
       model: "has(claims.model) ? claims.model : ''"
       owner: "has(claims.act) ? claims.act.sub : ''"
       task: "has(claims.task) ? claims.task : ''"
+      profile: "has(claims.profile) ? claims.profile : 'default'"%s
+  profiles:
+  # What a run with this profile may do in the namespaces that its token names.
+  - name: %s
+    access:
+    - clusterRoles: [view]
+      namespacesFrom: claims.namespaces
+      path: direct
+    - clusterRoles: [edit] # reads Secrets, so through the proxy only
+      namespacesFrom: claims.namespaces
 webhook:
   listen: %q
   tls: %s%s%s
@@ -107,13 +128,13 @@ clickhouse:
   embedded:
     dir: %q
     library: %q
-`, clusterName, c.kubeconfig("tipstaff"), c.maskKeyFile(), a.health,
-		a.authn, tls, IssuerName, c.Issuer.URL, c.CAFile, audience,
+`, clusterName, c.kubeconfig("tipstaff"), c.maskKeyFile(), a.health, ClusterAgents,
+		a.authn, tls, IssuerName, c.Issuer.URL, c.CAFile, audience, c.otherIssuer(), ScopedProfile,
 		a.webhook, tls, inline, rules,
 		a.proxy, cert.cert, cert.key,
 		a.ingest, tls, clusterName, filepath.Join(c.Dir, "jetstream"),
 		"http://"+a.clickhouse, clickhouseUser, c.passwordFile(), filepath.Join(c.Dir, "clickhouse"), lib)
-	if err := os.WriteFile(c.ConfigFile(), []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write tipstaff's config: %w", err)
 	}
 	return nil
@@ -127,9 +148,6 @@ func indent(text string) string {
 // StartTipstaff starts `tipstaff serve` and returns when it is ready. Started
 // again it finds its data where the last one left it.
 func (c *Cluster) StartTipstaff(ctx context.Context) error {
-	if err := c.writeConfig(); err != nil {
-		return err
-	}
 	c.mu.Lock()
 	if c.tipstaff != nil && c.tipstaff.running() {
 		c.mu.Unlock()

@@ -42,6 +42,7 @@ func demo(ctx context.Context) error {
 		{"The agent deletes a namespace: the call is held until a person decides", s.held},
 		{"A second one is denied; and an agent can't approve", s.denied},
 		{"Every request of the run is in ClickHouse", s.recorded},
+		{"The run is over: revoked, it can do nothing more", s.revoked},
 	} {
 		fmt.Printf("\n== %d. %s\n", i+1, step.title)
 		if err := step.tell(story); err != nil {
@@ -70,8 +71,12 @@ type story struct {
 
 func (s *story) identity(ctx context.Context) error {
 	fmt.Printf("  token from %s, run %s, on behalf of ada@example.com\n", s.c.Issuer.URL, demoRun)
+	if _, err := s.run(ctx, "admin", s.c.Admin, "kubectl", "create", "namespace", "shop"); err != nil {
+		return err
+	}
 	token, err := s.c.Mint(ctx, demoRun, issuer.Claims{Subject: "coder", Lifetime: time.Hour, Private: map[string]any{
 		"model": "demo-model", "task": "repair the checkout", "act": map[string]any{"sub": "ada@example.com"},
+		"profile": harness.ScopedProfile, "namespaces": []string{"shop"},
 	}})
 	if err != nil {
 		return err
@@ -86,17 +91,21 @@ func (s *story) identity(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return holds(out, "agent:"+harness.IssuerName+":coder", "tipstaff:agents", "tipstaff:run:", demoRun, "ada@example.com")
+	if err := holds(out, "agent:"+harness.IssuerName+":coder", "tipstaff:agents", "tipstaff:run:", demoRun, "ada@example.com"); err != nil {
+		return err
+	}
+	fmt.Println("  its rights were made before it was answered, for this run alone; they go with it:")
+	out, err = s.run(ctx, "admin", s.c.Admin, "kubectl", "get", "rolebindings", "-n", "shop", "-o",
+		"custom-columns=ROLE:.roleRef.name,FOR:.subjects[0].name,UNTIL:.metadata.annotations.tipstaff\\.dev/expires-at")
+	if err != nil {
+		return err
+	}
+	return holds(out, "view", "edit", demoRun)
 }
 
 func (s *story) masked(ctx context.Context) error {
-	for _, args := range [][]string{
-		{"create", "namespace", "shop"},
-		{"create", "secret", "generic", "payments", "-n", "shop", "--from-literal=key=" + demoSecret},
-	} {
-		if _, err := s.run(ctx, "admin", s.c.Admin, append([]string{"kubectl"}, args...)...); err != nil {
-			return err
-		}
+	if _, err := s.run(ctx, "admin", s.c.Admin, "kubectl", "create", "secret", "generic", "payments", "-n", "shop", "--from-literal=key="+demoSecret); err != nil {
+		return err
 	}
 	get := []string{"kubectl", "get", "secret", "payments", "-n", "shop", "-o", "go-template={{range $k, $v := .data}}{{$k}}: {{base64decode $v}}{{\"\\n\"}}{{end}}"}
 	out, err := s.run(ctx, "admin", s.c.Admin, get...)
@@ -190,6 +199,36 @@ func (s *story) recorded(ctx context.Context) error {
 		return fmt.Errorf("tipstaff runs show ended with code %d", r.Code)
 	}
 	return holds(r.Stdout, "payments", "old-checkout", "ledger", "alice")
+}
+
+func (s *story) revoked(ctx context.Context) error {
+	if _, err := s.run(ctx, "alice", s.c.Alice, "kubectl", "tipstaff", "revoke", demoRun, "--reason", "its work is done"); err != nil {
+		return err
+	}
+	change := []string{"create", "configmap", "one-more", "-n", "shop"}
+	var r harness.Result
+	err := wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		r = s.c.Kubectl(ctx, s.agent, append(change, "--dry-run=server")...)
+		return !r.OK(), nil
+	})
+	if err != nil {
+		return fmt.Errorf("the revoked run still changes things: %w", err)
+	}
+	fmt.Printf("[agent] $ kubectl %s\n", quote(change))
+	r = s.c.Kubectl(ctx, s.agent, change...)
+	show(r)
+	if r.OK() {
+		return errors.New("the revoked run still changes things")
+	}
+	err = wait.PollUntilContextTimeout(ctx, 100*time.Millisecond, 10*time.Second, true, func(ctx context.Context) (bool, error) {
+		r = s.c.Kubectl(ctx, s.c.Admin, "get", "rolebindings", "-n", "shop", "-o", "name")
+		return r.OK() && r.Stdout == "", nil
+	})
+	if err != nil {
+		return fmt.Errorf("the run's bindings are still there: %s", r.Output())
+	}
+	fmt.Println("  (and its role bindings are gone)")
+	return nil
 }
 
 // hold has the agent delete a new namespace and returns its approval and how
