@@ -139,7 +139,7 @@ func (a *Authenticator) explain(ctx context.Context, token string, opts ExplainO
 		if err != nil {
 			return nil, is.refuse(outcomeRefused, "", err)
 		}
-		return is.judge(ctx, payload, tr)
+		return is.judge(payload, tr)
 	}
 	if err := is.connect(ctx); err != nil {
 		err = fmt.Errorf("the issuer's keys can't be had: %w", err)

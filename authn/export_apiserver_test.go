@@ -340,7 +340,7 @@ type oneKey struct{ key }
 
 // VerifySignature gives the payload that the key signed.
 func (k oneKey) VerifySignature(_ context.Context, token string) ([]byte, error) {
-	jws, err := jose.ParseSigned(token, []jose.SignatureAlgorithm{k.alg})
+	jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{k.alg})
 	if err != nil {
 		return nil, err
 	}

@@ -1,7 +1,6 @@
 package authn
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -53,6 +52,7 @@ type expression struct {
 	ast     *cel.Ast
 	program cel.Program
 	literal ref.Val // where the expression is nothing but one; else nil
+	claim   string  // where the expression is nothing but claims.<claim>; else empty
 }
 
 // compileExpression compiles an expression over claims that gives one of want,
@@ -77,8 +77,14 @@ func compileExpression(text string, want ...*cel.Type) (*expression, error) {
 		return nil, err
 	}
 	e := &expression{ast: ast, program: p}
-	if root := ast.NativeRep().Expr(); root.Kind() == celast.LiteralKind {
+	switch root := ast.NativeRep().Expr(); root.Kind() {
+	case celast.LiteralKind:
 		e.literal = root.AsLiteral()
+	case celast.SelectKind:
+		// Most are a claim as it stands: CEL would look up just that, and count its cost.
+		if of := root.AsSelect(); !of.IsTestOnly() && of.Operand().Kind() == celast.IdentKind && of.Operand().AsIdent() == claimsVariable {
+			e.claim = of.FieldName()
+		}
 	}
 	return e, nil
 }
@@ -129,19 +135,27 @@ func (v *variable) Parent() interpreter.Activation { return nil }
 // claim (a failed int() does), so it goes no further.
 var errCannot = errors.New("cannot be evaluated: a claim is missing or of another type, or the expression costs too much")
 
-func (e *expression) eval(ctx context.Context, vars *variable) (ref.Val, error) {
+// The cost limit bounds it; there is nothing to wait for.
+func (e *expression) eval(vars *variable) (ref.Val, error) {
 	if e.literal != nil {
 		return e.literal, nil
 	}
-	out, _, err := e.program.ContextEval(ctx, vars)
+	if m, ok := vars.value.(traits.Mapper); ok && e.claim != "" {
+		v, found := m.Find(types.String(e.claim))
+		if !found || types.IsError(v) {
+			return nil, errCannot
+		}
+		return v, nil
+	}
+	out, _, err := e.program.Eval(vars)
 	if err != nil {
 		return nil, errCannot
 	}
 	return out, nil
 }
 
-func (e *expression) bool(ctx context.Context, vars *variable) (bool, error) {
-	out, err := e.eval(ctx, vars)
+func (e *expression) bool(vars *variable) (bool, error) {
+	out, err := e.eval(vars)
 	if err != nil {
 		return false, err
 	}
@@ -152,8 +166,8 @@ func (e *expression) bool(ctx context.Context, vars *variable) (bool, error) {
 	return b, nil
 }
 
-func (e *expression) string(ctx context.Context, vars *variable) (string, error) {
-	out, err := e.eval(ctx, vars)
+func (e *expression) string(vars *variable) (string, error) {
+	out, err := e.eval(vars)
 	if err != nil {
 		return "", err
 	}
@@ -164,8 +178,8 @@ func (e *expression) string(ctx context.Context, vars *variable) (string, error)
 	return string(s), nil
 }
 
-func (e *expression) strings(ctx context.Context, vars *variable) ([]string, error) {
-	out, err := e.eval(ctx, vars)
+func (e *expression) strings(vars *variable) ([]string, error) {
+	out, err := e.eval(vars)
 	if err != nil {
 		return nil, err
 	}

@@ -165,7 +165,12 @@ func TestAKeySetFileServesWithoutTheIssuer(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- a.Run(ctx) }()
-	t.Cleanup(func() { cancel(); <-done })
+	t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 	<-a.Tried()
 	one, two := k1.token(t, p.good()), k2.token(t, p.good())
 	accepted := func(token string) bool {

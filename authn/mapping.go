@@ -1,7 +1,6 @@
 package authn
 
 import (
-	"context"
 	"fmt"
 
 	"github.com/google/cel-go/cel"
@@ -62,12 +61,12 @@ func compile(m *Mapping, at *field.Path) (*mapping, field.ErrorList) {
 
 // matches reports whether m is for the token. Errors name the mapping's field,
 // never a claim's value.
-func (m *mapping) matches(ctx context.Context, claims *variable, tr *trace) (bool, error) {
+func (m *mapping) matches(claims *variable, tr *trace) (bool, error) {
 	if m.match == nil {
 		return true, nil
 	}
 	tr.uses(m.match)
-	ok, err := m.match.bool(ctx, claims)
+	ok, err := m.match.bool(claims)
 	if err != nil {
 		return false, fmt.Errorf("match %w", err)
 	}
@@ -76,7 +75,7 @@ func (m *mapping) matches(ctx context.Context, claims *variable, tr *trace) (boo
 
 // agent is who claims stand for according to m, for a token that m matches.
 // Errors name the mapping's field, never a claim's value.
-func (m *mapping) agent(ctx context.Context, issuer string, claims *variable, tr *trace) (v1alpha1.Agent, error) {
+func (m *mapping) agent(issuer string, claims *variable, tr *trace) (v1alpha1.Agent, error) {
 	a := v1alpha1.Agent{Issuer: issuer}
 	var subject string
 	for _, f := range [...]struct {
@@ -96,7 +95,7 @@ func (m *mapping) agent(ctx context.Context, issuer string, claims *variable, tr
 			continue
 		}
 		tr.uses(f.expr)
-		s, err := f.expr.string(ctx, claims)
+		s, err := f.expr.string(claims)
 		if err == nil {
 			err = f.check(s)
 		}

@@ -1,7 +1,6 @@
 package authn
 
 import (
-	"context"
 	"fmt"
 	"slices"
 
@@ -112,7 +111,7 @@ func compileAccess(a *ProfileAccess, limits *access.Limits, at *field.Path) (pro
 // of is what p gives to a run whose token holds claims. What comes out is within
 // the limits, or an error says what isn't: nothing of it is given then. Errors
 // quote no claim.
-func (p *profile) of(ctx context.Context, claims *variable, tr *trace) ([]v1alpha1.Access, error) {
+func (p *profile) of(claims *variable, tr *trace) ([]v1alpha1.Access, error) {
 	if p == nil {
 		return nil, nil
 	}
@@ -123,7 +122,7 @@ func (p *profile) of(ctx context.Context, claims *variable, tr *trace) ([]v1alph
 				return fixed, nil
 			}
 			tr.uses(from)
-			more, err := from.strings(ctx, claims)
+			more, err := from.strings(claims)
 			if err != nil {
 				return nil, fmt.Errorf("access[%d].%s %w", i, name, err)
 			}

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -46,17 +47,12 @@ func (a *Authenticator) serveReview(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "content type must be application/json", http.StatusUnsupportedMediaType)
 		return
 	}
-	body, err := readBody(w, r)
-	if err != nil {
-		if errors.As(err, new(*http.MaxBytesError)) {
-			http.Error(w, "review is too large", http.StatusRequestEntityTooLarge)
-			return
-		}
-		http.Error(w, "review could not be read", http.StatusBadRequest)
+	spec, err := withBody(w, r, parseReview)
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		http.Error(w, "review is too large", http.StatusRequestEntityTooLarge)
 		return
-	}
-	spec, err := parseReview(body)
-	if err != nil {
+	case err != nil:
 		a.log.WarnContext(r.Context(), "malformed TokenReview", "error", err)
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
@@ -83,15 +79,37 @@ func isJSON(contentType string) bool {
 	return err == nil && t == "application/json"
 }
 
-// readBody reads the request's body, at most maxReviewBytes.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
-	var buf bytes.Buffer
-	if n := r.ContentLength; n > 0 && n <= maxReviewBytes {
-		buf.Grow(int(n) + bytes.MinRead) // what ReadFrom wants left at the end
+// bodies are buffers for request bodies. One that grew beyond what tokens of
+// agents need isn't kept.
+var bodies = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+const maxKeptBody = 64 << 10
+
+// withBody reads the request's body, at most maxReviewBytes, and hands it to f,
+// which must not keep it.
+func withBody(w http.ResponseWriter, r *http.Request, f func(body []byte) (reviewSpec, error)) (reviewSpec, error) {
+	buf, ok := bodies.Get().(*bytes.Buffer)
+	if !ok {
+		buf = new(bytes.Buffer)
 	}
-	_, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, maxReviewBytes))
-	return buf.Bytes(), err
+	defer func() {
+		if buf.Cap() <= maxKeptBody {
+			clear(buf.Bytes()) // it held a token
+			buf.Reset()
+			bodies.Put(buf)
+		}
+	}()
+	if _, err := buf.ReadFrom(http.MaxBytesReader(w, r.Body, maxReviewBytes)); err != nil {
+		return reviewSpec{}, &unreadError{err}
+	}
+	return f(buf.Bytes())
 }
+
+// unreadError says that a body didn't come whole.
+type unreadError struct{ err error }
+
+func (e *unreadError) Error() string { return "review could not be read" }
+func (e *unreadError) Unwrap() error { return e.err }
 
 // reviewSpec is what we need of a TokenReview's spec.
 type reviewSpec struct {
@@ -187,10 +205,13 @@ func (v *verified) answerTo(asked []string) ([]string, error) {
 	return audiences, nil
 }
 
-func userInfo(agent v1alpha1.Agent) authenticationv1.UserInfo {
-	extra := map[string]authenticationv1.ExtraValue{}
-	for k, v := range agent.Extra() {
-		extra[k] = v
-	}
-	return authenticationv1.UserInfo{Username: agent.User, Groups: agent.Groups(), Extra: extra}
+// userInfo is a user as a TokenReview carries it (authenticationv1.UserInfo).
+type userInfo struct {
+	Username string              `json:"username"`
+	Groups   []string            `json:"groups"`
+	Extra    map[string][]string `json:"extra"`
+}
+
+func userOfAgent(a v1alpha1.Agent) userInfo {
+	return userInfo{Username: a.User, Groups: a.Groups(), Extra: a.Extra()}
 }

@@ -1,7 +1,6 @@
 package authn
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
@@ -94,9 +93,9 @@ func compileCondition(text string) (*expression, error) {
 }
 
 // check refuses where r doesn't hold. The error holds only what the config says.
-func (r *rule) check(ctx context.Context, vars *variable, tr *trace) error {
+func (r *rule) check(vars *variable, tr *trace) error {
 	tr.uses(r.expr)
-	ok, err := r.expr.bool(ctx, vars)
+	ok, err := r.expr.bool(vars)
 	if err == nil && !ok {
 		err = errors.New(r.message)
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -40,7 +41,8 @@ func peekIssuer(token string) string {
 		return ""
 	}
 	// A second iss is refused once the signature holds; this is only a look.
-	d := jsontext.NewDecoder(bytes.NewBuffer(b), jsontext.AllowDuplicateNames(true))
+	d := decoderOf(b, jsontext.AllowDuplicateNames(true))
+	defer decoders.Put(d)
 	if t, err := d.ReadToken(); err != nil || t.Kind() != '{' {
 		return ""
 	}
@@ -80,12 +82,20 @@ func isCompact(token string) bool {
 		return false
 	}
 	for i := range len(token) {
-		if c := token[i]; !isAlphanumeric(c) && c != '-' && c != '_' && c != '.' {
+		if !compactLetters[token[i]] {
 			return false
 		}
 	}
 	return true
 }
+
+// compactLetters are those of a token (RFC 4648 section 5, and the dot).
+var compactLetters = func() (t [256]bool) {
+	for c := range t {
+		t[c] = isAlphanumeric(byte(c)) || c == '-' || c == '_' || c == '.'
+	}
+	return t
+}()
 
 // header is what we read of a token's header. jku, x5u, jwk and x5c aren't here:
 // keys come from the issuer alone.
@@ -123,7 +133,8 @@ func checkHeader(token string, allowed []string) (header, error) {
 // every depth (encoding/json takes "ISS" for "iss" and the last of two), valid
 // UTF-8 and bounded nesting. Whole numbers are int64, others float64.
 func decodeObject(b []byte) (map[string]any, error) {
-	d := jsontext.NewDecoder(bytes.NewBuffer(b))
+	d := decoderOf(b)
+	defer decoders.Put(d)
 	if d.PeekKind() != '{' {
 		return nil, errors.New("is no JSON object")
 	}
@@ -136,6 +147,18 @@ func decodeObject(b []byte) (map[string]any, error) {
 	}
 	m, _ := v.(map[string]any)
 	return m, nil
+}
+
+// decoders are spare ones. What one read is overwritten by its next Reset.
+var decoders = sync.Pool{New: func() any { return new(jsontext.Decoder) }}
+
+func decoderOf(b []byte, opts ...jsontext.Options) *jsontext.Decoder {
+	d, ok := decoders.Get().(*jsontext.Decoder)
+	if !ok {
+		d = new(jsontext.Decoder)
+	}
+	d.Reset(bytes.NewBuffer(b), opts...)
+	return d
 }
 
 func decodeValue(d *jsontext.Decoder, depth int) (any, error) {

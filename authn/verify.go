@@ -38,7 +38,7 @@ func (is *issuer) verify(ctx context.Context, token string, tr *trace) (*verifie
 	if err := tr.step("signature", err, tr.aboutSignature(keys, h)); err != nil {
 		return nil, is.refuse(outcome, "", err)
 	}
-	v, err := is.judge(ctx, payload, tr)
+	v, err := is.judge(payload, tr)
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +86,7 @@ func (k handingOver) VerifySignature(ctx context.Context, jwt string) ([]byte, e
 
 // judge checks and maps the claims of a token whose signature holds: everything
 // but the signature and revocation. Errors are *RefusedError.
-func (is *issuer) judge(ctx context.Context, payload []byte, tr *trace) (*verified, error) {
+func (is *issuer) judge(payload []byte, tr *trace) (*verified, error) {
 	no := func(mapping string, err error) (*verified, error) {
 		return nil, is.refuse(outcomeRefused, mapping, err)
 	}
@@ -129,34 +129,34 @@ func (is *issuer) judge(ctx context.Context, payload []byte, tr *trace) (*verifi
 	}
 	vars := claimsOfToken(claims)
 	for _, r := range is.claimRules {
-		if err := tr.step(r.label, r.check(ctx, vars, tr), nil); err != nil {
+		if err := tr.step(r.label, r.check(vars, tr), nil); err != nil {
 			return no("", err)
 		}
 	}
-	m, err := is.choose(ctx, vars, tr)
+	m, err := is.choose(vars, tr)
 	if err != nil {
 		return nil, err
 	}
 	v.mapping = m.label
-	v.agent, err = m.agent(ctx, is.name, vars, tr)
+	v.agent, err = m.agent(is.name, vars, tr)
 	if err := tr.step("names", labelled(m, err), nil); err != nil {
 		return no(m.label, err)
 	}
 	v.agent.CredentialID = credential
 	v.run = v.agent.Key()
 	for _, r := range is.userRules {
-		if err := tr.step(r.label, r.check(ctx, userOf(v.agent), tr), nil); err != nil {
+		if err := tr.step(r.label, r.check(userOf(v.agent), tr), nil); err != nil {
 			return no(m.label, err)
 		}
 	}
-	v.access, err = is.profiles[v.agent.Profile].of(ctx, vars, tr)
+	v.access, err = is.profiles[v.agent.Profile].of(vars, tr)
 	if err != nil {
 		err = labelledProfile(v.agent.Profile, err)
 	}
 	if err := tr.step("profile", err, tr.aboutProfile(is, v.agent.Profile)); err != nil {
 		return no(m.label, err)
 	}
-	if v.user, err = json.Marshal(userInfo(v.agent), json.Deterministic(true)); err != nil {
+	if v.user, err = json.Marshal(userOfAgent(v.agent), json.Deterministic(true)); err != nil {
 		return no(m.label, errors.New("the identity cannot be encoded"))
 	}
 	return v, nil
@@ -165,9 +165,9 @@ func (is *issuer) judge(ctx context.Context, payload []byte, tr *trace) (*verifi
 var errNoMapping = errors.New("no mapping matches the token")
 
 // choose finds the mapping that decides: the first that matches.
-func (is *issuer) choose(ctx context.Context, vars *variable, tr *trace) (*mapping, error) {
+func (is *issuer) choose(vars *variable, tr *trace) (*mapping, error) {
 	for _, m := range is.mappings {
-		ok, err := m.matches(ctx, vars, tr)
+		ok, err := m.matches(vars, tr)
 		if err != nil {
 			err = labelled(m, err)
 			tr.fail("mapping", err)

@@ -221,7 +221,7 @@ func TestI9_EachWayToNameARun(t *testing.T) {
 			}
 			eventually(t, 4*time.Second, func() error {
 				if err := change(); err == nil || !strings.Contains(err.Error(), "by its "+tc.name) && !strings.Contains(err.Error(), "Unauthorized") {
-					return fmt.Errorf("a revoked run's change: %v", err)
+					return fmt.Errorf("a revoked run's change: %w", err)
 				}
 				return nil
 			})

@@ -29,7 +29,7 @@ const (
 	PathDirect Path = "direct"
 )
 
-// Everywhere, alone in a list of namespaces, is the whole cluster.
+// Everywhere is the whole cluster, alone in a list of namespaces.
 const Everywhere = "*"
 
 // Access is one cluster role in some namespaces.

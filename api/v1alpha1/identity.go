@@ -125,13 +125,13 @@ func (a Agent) Subject() string {
 
 // Extra is the user's extra as a TokenReview answer or impersonation carries it.
 func (a Agent) Extra() map[string][]string {
-	extra := map[string][]string{}
-	for k, v := range map[string]string{
-		ExtraIssuer: a.Issuer, ExtraRun: a.Run, ExtraModel: a.Model, ExtraOwner: a.Owner,
-		ExtraTask: a.Task, ExtraCredentialID: a.CredentialID,
+	extra := make(map[string][]string, 6)
+	for _, e := range [...]struct{ key, value string }{
+		{ExtraIssuer, a.Issuer}, {ExtraRun, a.Run}, {ExtraModel, a.Model}, {ExtraOwner, a.Owner},
+		{ExtraTask, a.Task}, {ExtraCredentialID, a.CredentialID},
 	} {
-		if v != "" {
-			extra[k] = []string{v}
+		if e.value != "" {
+			extra[e.key] = []string{e.value}
 		}
 	}
 	return extra
