@@ -10,9 +10,9 @@ import (
 func TestAClaimIsWhatCELSaysItIs(t *testing.T) {
 	t.Parallel()
 	vars := claimsOfToken(map[string]any{
-		"s": "text", "empty": "", "n": int64(7), "f": 1.5, "b": true, "null": nil, "l": []any{"a"}, "m": map[string]any{"s": "inner"},
+		"s": "text", "empty": "", "n": int64(7), "f": 1.5, "b": true, "none": nil, "l": []any{"a"}, "m": map[string]any{"s": "inner"},
 	})
-	for _, claim := range []string{"s", "empty", "n", "f", "b", "null", "l", "m", "missing"} {
+	for _, claim := range []string{"s", "empty", "n", "f", "b", "none", "l", "m", "missing"} {
 		e, err := compileExpression("claims."+claim, cel.StringType)
 		if err != nil {
 			t.Fatal(err)
