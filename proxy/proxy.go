@@ -134,6 +134,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		},
 		ModifyResponse: func(resp *http.Response) error {
 			if plain {
+				resp.Body = &cutBody{untilCut{resp.Request.Context(), resp.Body}, resp.Body}
 				return nil
 			}
 			return p.maskAnswer(resp, scoped, info)

@@ -141,6 +141,13 @@ func (u *untilCut) Read(b []byte) (int, error) {
 	return n, err
 }
 
+// cutBody is an answer's body that breaks off when its request is cut: an end
+// that came only then must not look like the answer's own.
+type cutBody struct {
+	untilCut
+	io.Closer
+}
+
 // lastEvent is the watch event that ends a watch with why (apimachinery,
 // watch.Error): client-go gives it to its caller as an error of its type.
 func lastEvent(why *apierrors.StatusError) []byte {
