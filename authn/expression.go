@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	celast "github.com/google/cel-go/common/ast"
+	"github.com/google/cel-go/common/operators"
 	"github.com/google/cel-go/common/types"
 	"github.com/google/cel-go/common/types/ref"
 	"github.com/google/cel-go/common/types/traits"
@@ -52,7 +53,8 @@ type expression struct {
 	ast     *cel.Ast
 	program cel.Program
 	literal ref.Val // where the expression is nothing but one; else nil
-	claim   string  // where the expression is nothing but claims.<claim>; else empty
+	claim   string  // where the expression is claims.<claim> or claims.?<claim>.orValue(<literal>); else empty
+	absent  ref.Val // that literal; nil where a missing claim is an error
 }
 
 // compileExpression compiles an expression over claims that gives one of want,
@@ -77,16 +79,39 @@ func compileExpression(text string, want ...*cel.Type) (*expression, error) {
 		return nil, err
 	}
 	e := &expression{ast: ast, program: p}
-	switch root := ast.NativeRep().Expr(); root.Kind() {
-	case celast.LiteralKind:
+	root := ast.NativeRep().Expr()
+	if root.Kind() == celast.LiteralKind {
 		e.literal = root.AsLiteral()
+	}
+	e.claim, e.absent = oneClaim(root)
+	return e, nil
+}
+
+// oneClaim is the claim that an expression looks up and does no more with, as
+// most do; CEL would look up just that, and count what it costs. absent is what
+// stands for a missing one.
+func oneClaim(x celast.Expr) (claim string, absent ref.Val) {
+	ofClaims := func(x celast.Expr) bool { return x.Kind() == celast.IdentKind && x.AsIdent() == claimsVariable }
+	switch x.Kind() {
 	case celast.SelectKind:
-		// Most are a claim as it stands: CEL would look up just that, and count its cost.
-		if of := root.AsSelect(); !of.IsTestOnly() && of.Operand().Kind() == celast.IdentKind && of.Operand().AsIdent() == claimsVariable {
-			e.claim = of.FieldName()
+		if s := x.AsSelect(); !s.IsTestOnly() && ofClaims(s.Operand()) {
+			return s.FieldName(), nil
+		}
+	case celast.CallKind: // claims.?x.orValue(<literal>)
+		or := x.AsCall()
+		if or.FunctionName() != "orValue" || !or.IsMemberFunction() || len(or.Args()) != 1 ||
+			or.Args()[0].Kind() != celast.LiteralKind || or.Target().Kind() != celast.CallKind {
+			return "", nil
+		}
+		sel := or.Target().AsCall()
+		if sel.FunctionName() != operators.OptSelect || len(sel.Args()) != 2 || !ofClaims(sel.Args()[0]) || sel.Args()[1].Kind() != celast.LiteralKind {
+			return "", nil
+		}
+		if name, ok := sel.Args()[1].AsLiteral().(types.String); ok {
+			return string(name), or.Args()[0].AsLiteral()
 		}
 	}
-	return e, nil
+	return "", nil
 }
 
 func gives(out *cel.Type, want []*cel.Type) bool {
@@ -142,10 +167,13 @@ func (e *expression) eval(vars *variable) (ref.Val, error) {
 	}
 	if m, ok := vars.value.(traits.Mapper); ok && e.claim != "" {
 		v, found := m.Find(types.String(e.claim))
-		if !found || types.IsError(v) {
-			return nil, errCannot
+		switch {
+		case found && !types.IsError(v):
+			return v, nil
+		case !found && e.absent != nil:
+			return e.absent, nil
 		}
-		return v, nil
+		return nil, errCannot
 	}
 	out, _, err := e.program.Eval(vars)
 	if err != nil {

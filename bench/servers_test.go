@@ -135,6 +135,7 @@ const constant = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1",
 // serveTipstaff serves the product's own handler as `tipstaff serve` does: its
 // HTTPS server with client certificates, and the revocations of a real API server.
 func serveTipstaff(ctx context.Context, g *errgroup.Group, l net.Listener) error {
+	httpserve.RelaxGC() // as `tipstaff serve` does
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	klog.SetSlogLogger(log)
 	b, err := os.ReadFile(filepath.Join(*serveDir, "authn.json"))

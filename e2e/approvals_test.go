@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"context"
+	"fmt"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tipstaff-dev/tipstaff/e2e/harness"
 )
@@ -109,4 +112,37 @@ func TestI3_OneSignatureOneRequest(t *testing.T) {
 		t.Errorf("approval %s is used twice", ap.Name)
 	}
 	refused(t, "NotFound", shared.Admin, "get", "configmap", "held-a", "-n", ns)
+}
+
+// The API server draws another name at each retry of one create.
+func TestI3_ADrawnNameIsNotTheAgentsWord(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t)
+	ns := namespace(t)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := shared.StartKubectl(ctx, a.direct, "create", "-n", ns, "-f",
+		writeFile(t, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"generateName":"held-drawn-"},"data":{"k":"v"}}`))
+	var names []string
+	eventually(t, 20*time.Second, func() error {
+		list, err := shared.Approvals(t.Context(), a.run)
+		if err != nil || len(list) == 0 {
+			return fmt.Errorf("no approval yet: %w", err)
+		}
+		names = nil
+		for _, ap := range list {
+			names = append(names, ap.Name)
+		}
+		return nil
+	})
+	if r := tipstaff(t, shared.Alice, "approve", names[0]); !r.OK() {
+		t.Fatal(r.Output())
+	}
+	if r := cmd.Wait(); !r.OK() || !strings.Contains(r.Stdout, "held-drawn-") {
+		t.Errorf("approved, and still: %s", r.Output())
+	}
+	list, err := shared.Approvals(t.Context(), a.run)
+	if err != nil || len(list) != 1 {
+		t.Errorf("one create has %d approvals, %v", len(list), err)
+	}
 }

@@ -1,8 +1,10 @@
 package e2e
 
 import (
+	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tipstaff-dev/tipstaff/e2e/harness"
 )
@@ -41,6 +43,36 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 	if r.Code != 1 || !strings.Contains(r.Stdout, "WRONG agents can't read Secrets on the direct path") || strings.Count(r.Stdout, "WRONG") != 1 {
 		t.Errorf("code %d: %s", r.Code, r.Output())
 	}
+}
+
+// TestDoctorFindsDrift runs alone: it changes whom the webhook is asked about.
+func TestDoctorFindsDrift(t *testing.T) {
+	doctor := func() harness.Result { return tipstaff(t, shared.Admin, "doctor", "--config", shared.ConfigFile()) }
+	if r := doctor(); !r.OK() {
+		t.Fatalf("a right installation: %s", r.Output())
+	}
+	was := writeFile(t, must(t, shared.Admin, "get", "validatingwebhookconfiguration", "tipstaff", "-o", "json"))
+	must(t, shared.Admin, "patch", "validatingwebhookconfiguration", "tipstaff", "--type=json", "-p",
+		`[{"op":"replace","path":"/webhooks/0/matchConditions/0/expression","value":"'tipstaff:agents' in request.userInfo.groups"}]`)
+	drifted := doctor()
+	must(t, shared.Admin, "replace", "--force", "-f", was)
+	if drifted.Code != 1 || !strings.Contains(drifted.Stdout, "matchConditions") || !strings.Contains(drifted.Stdout, "tipstaff manifests webhooks") {
+		t.Errorf("the webhook is not asked about the pods that are agents: code %d: %s", drifted.Code, drifted.Output())
+	}
+
+	must(t, shared.Admin, "create", "clusterrole", "too-much", "--verb=bind", "--resource=clusterroles.rbac.authorization.k8s.io", "--resource-name=admin")
+	must(t, shared.Admin, "create", "clusterrolebinding", "too-much", "--clusterrole=too-much", "--user=tipstaff")
+	r := doctor()
+	must(t, shared.Admin, "delete", "clusterrolebinding", "too-much")
+	if r.Code != 1 || !strings.Contains(r.Stdout, "WRONG Tipstaff can bind what the configuration allows") || strings.Count(r.Stdout, "WRONG") != 1 {
+		t.Errorf("tipstaff may bind admin: code %d: %s", r.Code, r.Output())
+	}
+	eventually(t, 10*time.Second, func() error {
+		if r := doctor(); !r.OK() {
+			return errors.New(r.Output())
+		}
+		return nil
+	})
 }
 
 func TestI8_NoMaskIsWrittenBack(t *testing.T) {

@@ -94,7 +94,10 @@ func TestI9_RevocationBites(t *testing.T) {
 	}
 	select {
 	case end := <-cut:
-		t.Logf("the open watch ended %s after the revocation was asked for: %v", end.at.Sub(began).Round(time.Millisecond), end.err)
+		t.Logf("the open watch ended %s after the revocation was asked for", end.at.Sub(began).Round(time.Millisecond))
+		if end.err != nil || !strings.Contains(end.last, `"type":"ERROR"`) || !strings.Contains(end.last, "it went astray") {
+			t.Errorf("its last event is %q, %v", end.last, end.err)
+		}
 	case <-time.After(5 * time.Second):
 		t.Error("the revoked run's watch is still open")
 	}
@@ -126,8 +129,9 @@ func TestI9_RevocationBites(t *testing.T) {
 
 // end is how a watch ended.
 type end struct {
-	at  time.Time
-	err error
+	at   time.Time
+	last string // the last line that came
+	err  error
 }
 
 // watch opens a watch, and returns when its first event has come.
@@ -152,9 +156,18 @@ func watch(t *testing.T, hc *http.Client, base, ns, token string) <-chan end {
 	t.Cleanup(func() { cancel(); <-read })
 	go func() {
 		defer close(read)
-		_, err := io.Copy(io.Discard, body)
-		if ctx.Err() == nil {
-			ended <- end{time.Now(), err}
+		var e end
+		for e.err == nil {
+			var line string
+			if line, e.err = body.ReadString('\n'); line != "" {
+				e.last = line
+			}
+		}
+		if errors.Is(e.err, io.EOF) {
+			e.err = nil
+		}
+		if e.at = time.Now(); ctx.Err() == nil {
+			ended <- e
 		}
 		_ = resp.Body.Close() // read to its end, or broken
 	}()

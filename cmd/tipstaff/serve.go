@@ -58,6 +58,7 @@ func serveCommand(o *options) *cobra.Command {
 			}
 			log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
 			setLibraryLogs(log)
+			httpserve.RelaxGC()
 			return serve(cmd.Context(), cfg, log)
 		},
 	}
