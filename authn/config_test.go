@@ -67,6 +67,7 @@ func TestEveryFaultIsReportedAtItsField(t *testing.T) {
 		"authn.issuers[1].maxTokenAge FieldValueInvalid":         "negative",
 		"authn.issuers[1].clockSkew FieldValueInvalid":           "10m",
 		"authn.issuers[1].mappings[0].run FieldValueRequired":    "run",
+		"authn.issuers[1].mappings[1].match FieldValueInvalid":   "whatever the claims are",
 		"authn.issuers[1].mappings[1].subject FieldValueInvalid": "must give a string",
 		"authn.issuers[1].mappings[1].run FieldValueInvalid":     "Syntax error",
 		"authn.issuers[1].mappings[1].model FieldValueInvalid":   "must give a string, gives int",

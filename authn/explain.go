@@ -24,7 +24,7 @@ import (
 // Report is how a token fared: for the one who holds it, so it shows claims. It
 // never holds the token or its signature.
 type Report struct {
-	// Accepted says that every check held. Where SignatureVerified is false
+	// Accepted says that every check held, the signature's included. Where SignatureVerified is false
 	// anybody may have written the token.
 	Accepted          bool `json:"accepted"`
 	SignatureVerified bool `json:"signatureVerified"`
@@ -95,7 +95,7 @@ func Explain(ctx context.Context, cfg Config, limits access.Limits, token string
 	var refused *RefusedError
 	switch {
 	case err == nil:
-		r.Accepted, r.Mapping = true, v.mapping
+		r.Accepted, r.Mapping = r.SignatureVerified, v.mapping
 		r.User = &ReportUser{Username: v.agent.User, Groups: v.agent.Groups(), Extra: v.agent.Extra()}
 		until := v.until.UTC()
 		r.Until = &until

@@ -104,7 +104,7 @@ func TestExplainOfflineFetchesNothing(t *testing.T) {
 	p := newProvider(t, k)
 	is := p.issuer()
 	r := explain(t, Config{Issuers: []Issuer{is}}, other.token(t, p.good()), true)
-	if !r.Accepted || r.SignatureVerified || !slices.ContainsFunc(r.NotChecked, func(s string) bool { return strings.Contains(s, "signature") }) {
+	if r.Accepted || r.SignatureVerified || r.Refused != "" || r.User == nil || !slices.ContainsFunc(r.NotChecked, func(s string) bool { return strings.Contains(s, "signature") }) {
 		t.Errorf("without keys: %+v", r)
 	}
 	is.CAFile, is.KeySetFile = "", filepath.Join(t.TempDir(), "keys.json")

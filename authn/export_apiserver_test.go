@@ -79,7 +79,7 @@ func TestI1_ExportedYieldsTheSameUserOrNone(t *testing.T) {
 	several.Mappings = []Mapping{
 		{Match: "claims.kind == 'a'", Subject: "claims.a", Run: "claims.run_id", Model: "claims.model // what it says"},
 		{Match: "claims.kind == 'b' || claims.kind == 'c'", Run: "'b-' + claims.run_id", Owner: "claims.act.sub", Profile: "claims.kind"},
-		{Match: "claims.?admin.orValue(false)", Run: "claims.run_id"},
+		{Match: "claims.?admin.orValue(false) == true", Run: "claims.run_id"},
 	}
 	ruled := p.issuer()
 	ruled.RequiredClaims = map[string]string{"org": "acme", "empty": ""}

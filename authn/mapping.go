@@ -36,6 +36,16 @@ func compile(m *Mapping, at *field.Path) (*mapping, field.ErrorList) {
 		}
 		return e
 	}
+	condition := func(name, text string) *expression {
+		if text == "" {
+			return nil
+		}
+		e, err := compileCondition(text)
+		if err != nil {
+			errs = append(errs, field.Invalid(at.Child(name), text, err.Error()))
+		}
+		return e
+	}
 	or := func(text, otherwise string) string {
 		if text == "" {
 			return otherwise
@@ -49,7 +59,7 @@ func compile(m *Mapping, at *field.Path) (*mapping, field.ErrorList) {
 		errs = append(errs, field.Required(at.Child("run"), "every agent belongs to a run; such as claims.run_id"))
 	}
 	return &mapping{
-		match:   compiled("match", m.Match, cel.BoolType),
+		match:   condition("match", m.Match),
 		subject: compiled("subject", or(m.Subject, "claims.sub"), cel.StringType),
 		run:     compiled("run", m.Run, cel.StringType),
 		model:   compiled("model", m.Model, cel.StringType),

@@ -1,6 +1,7 @@
 package authn
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 
@@ -123,6 +124,9 @@ func (p *profile) of(claims *variable, tr *trace) ([]v1alpha1.Access, error) {
 			}
 			tr.uses(from)
 			more, err := from.strings(claims)
+			if err == nil && slices.Contains(more, v1alpha1.Everywhere) {
+				err = errors.New("gives '*': the whole cluster is for the configuration to give, not for a claim")
+			}
 			if err != nil {
 				return nil, fmt.Errorf("access[%d].%s %w", i, name, err)
 			}

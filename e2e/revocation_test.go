@@ -188,6 +188,12 @@ func watch(t *testing.T, hc *http.Client, base, ns, token string) <-chan end {
 
 func TestI9_EachWayToNameARun(t *testing.T) {
 	t.Parallel()
+	// Names that nobody can have are no revocation, whatever the tool.
+	for _, args := range [][]string{{"--agent", "coder"}, {"--credential-id", "abc"}, {"--owner", ""}, {}} {
+		if r := tipstaff(t, shared.Alice, append([]string{"revoke", "--reason", "x"}, args...)...); r.OK() {
+			t.Errorf("revoke %q: %s", args, r.Output())
+		}
+	}
 	ns := namespace(t)
 	hc := client(t, "")
 	for _, tc := range []struct {

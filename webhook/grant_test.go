@@ -128,7 +128,7 @@ func TestTheApproverSeesWhatAGrantGives(t *testing.T) {
 		},
 		{
 			"what hides its reading direction is shown as it is", "spec: {agent: \"agent:ci:\\u202Etob\", clusterRole: \"vi\\new\", namespaces: [shop], path: both, ttl: soon, reason: x}",
-			`create grant "g": role "vi\new" for every run of "agent:ci:\u202etob" for "soon", on path "both", in 1 namespaces: "shop"`,
+			`create grant "g": role "vi\new" for every run of "agent:ci:\u202etob" for "soon", on path "both", in namespace "shop"`,
 		},
 		{
 			"a grant that makes no sense panics nobody", "spec: [1]",

@@ -105,7 +105,11 @@ func granted(grant map[string]any) string {
 		b.WriteString(", in the whole cluster")
 		return b.String()
 	}
-	fmt.Fprintf(&b, ", in %d namespaces:", len(namespaces))
+	if len(namespaces) == 1 {
+		b.WriteString(", in namespace")
+	} else {
+		fmt.Fprintf(&b, ", in %d namespaces:", len(namespaces))
+	}
 	for i, ns := range namespaces {
 		if i == maxNamedNamespaces {
 			b.WriteString(" …")

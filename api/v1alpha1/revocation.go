@@ -16,7 +16,7 @@ import (
 // +kubebuilder:printcolumn:name="Subject",type=string,JSONPath=`.spec.subject`
 // +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.spec.agent`
 // +kubebuilder:printcolumn:name="Owner",type=string,JSONPath=`.spec.owner`
-// +kubebuilder:printcolumn:name="Credential",type=string,JSONPath=`.spec.credentialID`,priority=1
+// +kubebuilder:printcolumn:name="Credential",type=string,JSONPath=`.spec.credentialID`
 // +kubebuilder:printcolumn:name="Reason",type=string,JSONPath=`.spec.reason`
 // +kubebuilder:printcolumn:name="Until",type=string,JSONPath=`.spec.until`
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
@@ -50,8 +50,8 @@ type RevocationSpec struct {
 	Subject string `json:"subject,omitempty"`
 	// Agent is the agent's whole username.
 	// +optional
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^(agent:[a-z0-9-]+:.+|system:serviceaccount:[^:]+:.+)$`
 	Agent string `json:"agent,omitempty"`
 	// Owner is the person on whose behalf the run acts.
 	// +optional
@@ -60,8 +60,8 @@ type RevocationSpec struct {
 	Owner string `json:"owner,omitempty"`
 	// CredentialID names one token, as audit events do: JTI=<its jti claim>.
 	// +optional
-	// +kubebuilder:validation:MinLength=1
 	// +kubebuilder:validation:MaxLength=512
+	// +kubebuilder:validation:Pattern=`^JTI=.+$`
 	CredentialID string `json:"credentialID,omitempty"`
 	// Reason is told to the run and kept for the record.
 	// +kubebuilder:validation:MinLength=1

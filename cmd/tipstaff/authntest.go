@@ -59,8 +59,11 @@ func authnTestCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if !r.Accepted {
+			switch {
+			case r.Refused != "":
 				return errors.New("the token is refused")
+			case !r.SignatureVerified:
+				return errors.New("the signature was not verified, so the token is not accepted: leave --offline out, or give the issuer a keySetFile")
 			}
 			return nil
 		},
@@ -127,7 +130,7 @@ func printReport(w io.Writer, r authn.Report) error {
 	}
 	line("")
 	switch {
-	case !r.Accepted:
+	case r.Refused != "":
 		line("Refused: %s", r.Refused)
 	case !r.SignatureVerified:
 		line("Every check that was made holds, but the signature was NOT verified.")

@@ -54,6 +54,33 @@ func TestDocumentedConfigHolds(t *testing.T) {
 	}
 }
 
+// Each entry of docs/issuers.md is what a person puts into the file.
+func TestDocumentedIssuersHold(t *testing.T) {
+	t.Parallel()
+	entries, err := filepath.Glob("../../authn/testdata/platforms/*/issuer.yaml")
+	if err != nil || len(entries) < 9 {
+		t.Fatalf("%d platforms, %v: have they moved?", len(entries), err)
+	}
+	for _, name := range entries {
+		t.Run(filepath.Base(filepath.Dir(name)), func(t *testing.T) {
+			t.Parallel()
+			entry, err := os.ReadFile(name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text := documented(t, files(t))
+			at := strings.Index(text, "  issuers:\n") + len("  issuers:\n")
+			text = text[:at] + "  - " + strings.ReplaceAll(strings.TrimSpace(string(entry)), "\n", "\n    ") + "\n" + text[at:]
+			var c Config
+			if err := config.Decode("config.yaml", []byte(text), &c); err != nil {
+				t.Error(err)
+			} else if len(c.Authn.Issuers) != 2 {
+				t.Errorf("%d issuers", len(c.Authn.Issuers))
+			}
+		})
+	}
+}
+
 func TestI10_EveryFaultIsToldAtItsLineAndNothingStarts(t *testing.T) {
 	dir := files(t)
 	text := documented(t, dir)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -11,6 +13,7 @@ import (
 	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
+	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/approvals"
@@ -69,7 +72,7 @@ func doctorCommand(o *options) *cobra.Command {
 					}
 					fmt.Fprintf(out, "%s %s\n", word, f.Check)
 					if f.Message != "" {
-						fmt.Fprintf(out, "      %s\n", f.Message)
+						fmt.Fprintf(out, "      %s\n", strings.ReplaceAll(f.Message, "\n", "\n      "))
 					}
 				}
 			}
@@ -102,12 +105,13 @@ func (o *options) checks() ([]check, error) {
 			}
 			return nil
 		}},
-		{"agents' changes reach the webhook, and fail closed", func(ctx context.Context) error {
+		{"agents' changes are sent to a webhook that fails closed", func(ctx context.Context) error {
 			return webhookCloses(ctx, kube, v1alpha1.WebhookName)
 		}},
-		{"Tipstaff's own objects are guarded, and fail closed", func(ctx context.Context) error {
+		{"changes of Tipstaff's own objects are sent to a guard that fails closed", func(ctx context.Context) error {
 			return webhookCloses(ctx, kube, v1alpha1.GuardWebhookName)
 		}},
+		{"Tipstaff answers the API server", func(ctx context.Context) error { return guardAnswers(ctx, c) }},
 		{"agents can't read Secrets on the direct path", func(ctx context.Context) error {
 			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "secrets"})
 		}},
@@ -166,7 +170,7 @@ func webhookCloses(ctx context.Context, c kubernetes.Interface, name string) err
 			return nil
 		}
 	}
-	return fmt.Errorf("no webhook %s is registered: apply manifests/base/webhooks.yaml", name)
+	return fmt.Errorf("no webhook %s is registered: apply what `tipstaff manifests webhooks --config FILE` prints", name)
 }
 
 // identity is a user as the authorizer sees it.
@@ -185,6 +189,26 @@ func may(ctx context.Context, c kubernetes.Interface, who identity, what authori
 		return false, "", fmt.Errorf("ask what %s may do: %w", who.user, err)
 	}
 	return review.Status.Allowed, review.Status.Reason, nil
+}
+
+// guardAnswers asks for what the guard refuses to everyone but Tipstaff: to open
+// an approval. It is a dry run.
+func guardAnswers(ctx context.Context, c client.Client) error {
+	a := &v1alpha1.Approval{ObjectMeta: metav1.ObjectMeta{Name: "doctor-probe"}, Spec: v1alpha1.ApprovalSpec{
+		Fingerprint: v1alpha1.Fingerprint(strings.Repeat("0", 64)), Agent: v1alpha1.Agent{User: "doctor", Issuer: "doctor", Run: "doctor"},
+		Request: v1alpha1.Request{Operation: "DELETE", Version: "v1", Resource: "namespaces"}, Action: "none: a question of doctor's", Rule: "doctor",
+		Approvers: []string{"nobody"}, Quorum: 1, ExpiresAt: metav1.NewTime(time.Now().Add(time.Minute)),
+	}}
+	err := c.Create(ctx, a, client.DryRunAll)
+	switch {
+	case err == nil:
+		return errors.New("an approval can be made by hand: the guard let it through; is it Tipstaff who answers as " + v1alpha1.GuardWebhookName + "?")
+	case strings.Contains(err.Error(), v1alpha1.GuardWebhookName) && strings.Contains(err.Error(), "denied the request"):
+		return nil
+	case strings.Contains(err.Error(), "failed calling webhook"):
+		return fmt.Errorf("it doesn't, so every change of agents is refused: start it, and look at its log: %w", err)
+	}
+	return fmt.Errorf("ask the guard: %w", err)
 }
 
 // agentsMayNot asks the API server what the group of all agents may do.

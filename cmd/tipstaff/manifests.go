@@ -43,7 +43,7 @@ func manifestsCommand(o *options) *cobra.Command {
 configuration's sections clusterAgents and access need it. Without --config it
 is what manifests/ holds. Print and apply it again when they change; "tipstaff
 doctor --config FILE" tells when the cluster has fallen behind.`,
-		Args: cobra.NoArgs,
+		RunE: onlySubcommands,
 	}
 	cmd.AddCommand(webhooksManifestCommand(o), auditPolicyManifestCommand(o), rbacManifestCommand(o))
 	return cmd

@@ -63,9 +63,18 @@ func authnCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "authn",
 		Short: "Try a token on the configuration, or hand it over to the API server",
+		RunE:  onlySubcommands,
 	}
 	cmd.AddCommand(authnTestCommand(o), authnExportCommand(o))
 	return cmd
+}
+
+// onlySubcommands is what a command does that does nothing itself.
+func onlySubcommands(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return fmt.Errorf("unknown command %q: see %s --help", args[0], cmd.CommandPath())
+	}
+	return cmd.Help()
 }
 
 func printJSON(w io.Writer, v any) error {

@@ -59,7 +59,7 @@ func (l *Limits) Validate(at *field.Path) field.ErrorList {
 			errs = append(errs, field.Required(at, "a cluster role's name"))
 		case r == "cluster-admin" || strings.HasPrefix(r, "system:"):
 			errs = append(errs, field.Invalid(at, r, "is not for agents: it holds more than any agent may get"))
-		case strings.ContainsAny(r, "/%") || r == "." || r == "..":
+		case strings.ContainsAny(r, "/%*") || strings.TrimSpace(r) != r || r == "." || r == "..":
 			errs = append(errs, field.Invalid(at, r, "is no cluster role's name"))
 		case slices.Index(l.ClusterRoles, r) < i:
 			errs = append(errs, field.Duplicate(at, r))
@@ -69,8 +69,8 @@ func (l *Limits) Validate(at *field.Path) field.ErrorList {
 		at := at.Child("namespaces").Index(i)
 		if p == "" {
 			errs = append(errs, field.Required(at, "a pattern of namespaces"))
-		} else if _, err := path.Match(p, ""); err != nil {
-			errs = append(errs, field.Invalid(at, p, "is no pattern: *, ? and [a-z] are known"))
+		} else if _, err := path.Match(p, ""); err != nil || strings.Trim(p, "abcdefghijklmnopqrstuvwxyz0123456789-*?[]^") != "" {
+			errs = append(errs, field.Invalid(at, p, "is no pattern of namespaces: lower-case letters, digits, hyphens, *, ? and [a-z]"))
 		}
 	}
 	for _, d := range []struct {

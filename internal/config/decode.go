@@ -146,6 +146,8 @@ func (w *walker) value(n *yaml.Node, v reflect.Value, at *field.Path) {
 		for i, item := range n.Content {
 			w.value(item, v.Index(i), at.Index(i))
 		}
+	case reflect.Map:
+		w.strings(n, v, at, fault)
 	case reflect.String:
 		if n.Kind != yaml.ScalarNode || n.Tag != "!!str" {
 			fault("must be a string (put it in quotes)")
@@ -163,6 +165,28 @@ func (w *walker) value(n *yaml.Node, v reflect.Value, at *field.Path) {
 	default:
 		// A bug of ours: a section uses a type that this walker doesn't know.
 		fault("can't be read: no rule for Go type %s", v.Type())
+	}
+}
+
+// strings sets a map of strings by names that the file chooses.
+func (w *walker) strings(n *yaml.Node, v reflect.Value, at *field.Path, fault func(string, ...any)) {
+	if n.Kind != yaml.MappingNode {
+		fault("must be an object")
+		return
+	}
+	v.Set(reflect.MakeMap(v.Type()))
+	for i := 0; i+1 < len(n.Content); i += 2 {
+		key, val := n.Content[i], n.Content[i+1]
+		child := at.Key(key.Value)
+		name := reflect.ValueOf(key.Value)
+		if v.MapIndex(name).IsValid() {
+			w.faults.add(key.Line, text(child), "given twice")
+			continue
+		}
+		w.lines[text(child)] = key.Line
+		item := reflect.New(v.Type().Elem()).Elem()
+		w.value(val, item, child)
+		v.SetMapIndex(name, item)
 	}
 }
 

@@ -23,6 +23,8 @@ type sample struct {
 	Tags            []string `json:"tags"`
 	Items           []inner  `json:"items"`
 	Opt             *inner   `json:"opt"`
+	// Names are the file's own.
+	Names map[string]string `json:"names"`
 }
 
 func (s *sample) Validate(*field.Path) field.ErrorList {
@@ -80,10 +82,10 @@ func TestDecode(t *testing.T) {
 func TestDecodeSetsEveryKind(t *testing.T) {
 	t.Parallel()
 	var s sample
-	if err := Decode("f", []byte("kind: Config\ntitle: a\ncount: 3\non: true\ntags: [x, y]\nitems:\n- name: n\n  wait: 5s\nopt: {name: o}\n"), &s); err != nil {
+	if err := Decode("f", []byte("kind: Config\ntitle: a\ncount: 3\non: true\ntags: [x, y]\nitems:\n- name: n\n  wait: 5s\nopt: {name: o}\nnames: {a: b, c.d: e}\n"), &s); err != nil {
 		t.Fatal(err)
 	}
-	if s.Kind != "Config" || s.Count != 3 || !s.On || len(s.Tags) != 2 || s.Items[0].Wait.Duration != 5*time.Second || s.Opt.Name != "o" {
+	if s.Kind != "Config" || s.Count != 3 || !s.On || len(s.Tags) != 2 || s.Items[0].Wait.Duration != 5*time.Second || s.Opt.Name != "o" || len(s.Names) != 2 || s.Names["c.d"] != "e" {
 		t.Errorf("got %+v", s)
 	}
 }
@@ -92,6 +94,7 @@ func FuzzDecode(f *testing.F) {
 	f.Add("title: a\nitems: [{name: b, wait: 1s}]\n")
 	f.Add("title: [a\n")
 	f.Add("a: &x {b: *x}\n")
+	f.Add("names: {a: b, a: c, d: [e], f: 1}\n")
 	f.Fuzz(func(t *testing.T, in string) {
 		var s sample
 		err := Decode("f", []byte(in), &s)
