@@ -85,7 +85,7 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		{name: "it deletes no approval", user: inside, on: "approvals", op: "DELETE", want: "agents change nothing"},
 		{name: "it changes no approval's metadata", user: inside, on: "approvals", want: "agents change nothing"},
 		{name: "it is not tipstaff, though it is called so", user: inside, self: inside.Username, on: "approvals", op: "CREATE", want: "agents change nothing"},
-		{name: "a service account that doesn't count decides as a person does", user: robot, new: decide(decision(robot.Username, v1alpha1.VerdictApprove))},
+		{name: "no service account decides, whether it counts as an agent or not", user: robot, new: decide(decision(robot.Username, v1alpha1.VerdictApprove)), want: "people decide"},
 		{name: "a person outside the approver groups decides nothing", user: mallory, new: decide(decision("mallory", v1alpha1.VerdictApprove)), want: "none of the approver groups"},
 		{name: "a cluster admin decides nothing by that alone", user: root, new: decide(decision("root", v1alpha1.VerdictApprove)), want: "none of the approver groups"},
 		{name: "the run's owner does not decide", user: olga, new: decide(decision("olga", v1alpha1.VerdictApprove)), want: "the run's owner"},

@@ -50,6 +50,8 @@ func mayNotDecide(a *v1alpha1.Approval, by string) string {
 		return "a decision names no person"
 	case strings.HasPrefix(by, v1alpha1.UserPrefix), by == a.Spec.Agent.User:
 		return "an agent decides no approval"
+	case strings.HasPrefix(by, v1alpha1.ServiceAccountPrefix), strings.HasPrefix(by, "system:node:"):
+		return "people decide approvals, not programs"
 	case a.Spec.Agent.Owner != "" && by == a.Spec.Agent.Owner:
 		return "the run's owner does not decide on the run's own request"
 	}

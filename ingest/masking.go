@@ -24,9 +24,13 @@ const maxPlainBytes = 4 << 10
 // agentOf gives the agent behind the event: whoever was impersonated, else the user.
 // A service account counts as an agent by the same configuration in every
 // cluster whose events come here.
+// An agent that impersonates somebody else is still the one who acts.
 func (e *event) agentOf(agents *clusteragents.Config) (v1alpha1.Agent, bool) {
 	u := e.effective()
-	return agents.AgentOf(u.Username, u.Groups, u.Extra)
+	if a, ok := agents.AgentOf(u.Username, u.Groups, u.Extra); ok {
+		return a, true
+	}
+	return agents.AgentOf(e.User.Username, e.User.Groups, e.User.Extra)
 }
 
 func (e *event) effective() *userInfo {

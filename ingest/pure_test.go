@@ -192,7 +192,7 @@ func TestRowsOfAgentsInsideTheCluster(t *testing.T) {
 		{AuditID: "no-pod", Issuer: "kubernetes"},
 		{AuditID: "no-agent"},
 		{AuditID: "impersonated", Issuer: "kubernetes", Impersonator: "alice"},
-		{AuditID: "impersonates", Impersonator: "system:serviceaccount:ops:bot"},
+		{AuditID: "impersonates", Issuer: "kubernetes", Run: "6f1c", RunKey: string(v1alpha1.KeyOf("kubernetes", "6f1c")), Task: "pod ops/bot-0", CredentialID: "JTI=1", Impersonator: "system:serviceaccount:ops:bot"},
 	}
 	for i, r := range rows {
 		got := schema.Event{AuditID: r.AuditID, Issuer: r.Issuer, Run: r.Run, RunKey: r.RunKey, Task: r.Task, CredentialID: r.CredentialID, Impersonator: r.Impersonator}

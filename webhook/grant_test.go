@@ -90,6 +90,7 @@ func TestI2_NobodyIsAskedForAGrantThatCannotBe(t *testing.T) {
 		{"another agent", "spec: {agent: 'agent:ci:other', " + ends, nil},
 		{"a pod's service account", "spec: {agent: 'system:serviceaccount:ops:bot', " + ends, nil},
 		{"nobody", "spec: {" + ends, nil},
+		{"its run and another agent at once", "spec: {run: run-1, issuer: ci, agent: 'agent:ci:other', " + ends, nil},
 		{"more than the configuration allows", "spec: {run: run-1, issuer: ci, clusterRole: admin, namespaces: [shop], ttl: 30m, reason: x}", nil},
 		{"for longer than the configuration allows", "spec: {run: run-1, issuer: ci, clusterRole: edit, namespaces: [shop], ttl: 300h, reason: x}", nil},
 		{"by a pod, a token's agent", "spec: {agent: 'agent:ci:bot', " + ends, new(podUser("6f1c"))},

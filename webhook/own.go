@@ -28,8 +28,9 @@ func (w *Webhook) refuseGrant(r *review) string {
 	if err := kjson.UnmarshalCaseSensitivePreserveInts(r.req.Object.Raw, &g); err != nil {
 		return "it is no grant"
 	}
-	ownRun := g.Spec.Run == r.agent.Run && g.Spec.Issuer == r.agent.Issuer
-	if !ownRun && g.Spec.Agent != r.agent.User {
+	ownRun := g.Spec.Run == r.agent.Run && g.Spec.Issuer == r.agent.Issuer && g.Spec.Agent == ""
+	itself := g.Spec.Agent == r.agent.User && g.Spec.Run == ""
+	if !ownRun && !itself {
 		return "an agent asks for grants for itself only"
 	}
 	if err := w.limits.AllowsGrant(&g); err != nil {

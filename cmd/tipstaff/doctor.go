@@ -125,7 +125,12 @@ func (o *options) checks() ([]check, error) {
 			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy"})
 		}},
 		{"agents can't change what the API server asks webhooks", func(ctx context.Context) error {
-			return agentsMayNot(ctx, kube, authorizationv1.ResourceAttributes{Verb: "patch", Group: "admissionregistration.k8s.io", Version: "v1", Resource: "validatingwebhookconfigurations"})
+			for _, what := range switches() {
+				if err := agentsMayNot(ctx, kube, what); err != nil {
+					return err
+				}
+			}
+			return nil
 		}},
 	}
 	if o.configFile != "" {
@@ -159,16 +164,20 @@ func webhookCloses(ctx context.Context, c kubernetes.Interface, name string) err
 	if err != nil {
 		return fmt.Errorf("list webhook configurations: %w", err)
 	}
+	found := false
 	for _, conf := range list.Items {
 		for _, w := range conf.Webhooks {
 			if w.Name != name {
 				continue
 			}
+			found = true
 			if w.FailurePolicy == nil || *w.FailurePolicy != admissionregistrationv1.Fail {
 				return fmt.Errorf("webhook %s of %s has failurePolicy Ignore: set Fail, or changes pass while tipstaff is down", name, conf.Name)
 			}
-			return nil
 		}
+	}
+	if found {
+		return nil
 	}
 	return fmt.Errorf("no webhook %s is registered: apply what `tipstaff manifests webhooks --config FILE` prints", name)
 }

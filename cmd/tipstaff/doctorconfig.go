@@ -195,7 +195,10 @@ func words(what authorizationv1.ResourceAttributes) string {
 }
 
 // past are the rights that lead an agent past Tipstaff: to Secrets that nobody
-// masks, and to identities that nobody escorts.
+// masks, to identities that nobody escorts, and to what admission webhooks never
+// see: the kubelet by way of nodes/proxy, and the objects that say what they are
+// asked (apiserver v0.37, admission/plugin/webhook/predicates/rules/rules.go:
+// IsExemptAdmissionConfigurationResource).
 func past() []authorizationv1.ResourceAttributes {
 	var out []authorizationv1.ResourceAttributes
 	for _, verb := range []string{"get", "list", "watch", "update", "patch"} {
@@ -203,6 +206,26 @@ func past() []authorizationv1.ResourceAttributes {
 	}
 	for _, who := range []string{"users", "groups", "serviceaccounts"} {
 		out = append(out, authorizationv1.ResourceAttributes{Verb: "impersonate", Version: "v1", Resource: who})
+	}
+	// KEP-5284, constrained impersonation.
+	for _, what := range [][2]string{{"impersonate:user-info", "users"}, {"impersonate:user-info", "groups"}, {"impersonate:serviceaccount", "serviceaccounts"}} {
+		out = append(out, authorizationv1.ResourceAttributes{Verb: what[0], Group: "authentication.k8s.io", Version: "v1", Resource: what[1]})
+	}
+	out = append(out, authorizationv1.ResourceAttributes{Verb: "get", Version: "v1", Resource: "nodes", Subresource: "proxy"})
+	return append(out, switches()...)
+}
+
+// switches are the rights to switch admission webhooks off, or to change what
+// they see before they see it.
+func switches() []authorizationv1.ResourceAttributes {
+	var out []authorizationv1.ResourceAttributes
+	for _, resource := range []string{
+		"validatingwebhookconfigurations", "mutatingwebhookconfigurations", "validatingadmissionpolicies",
+		"validatingadmissionpolicybindings", "mutatingadmissionpolicies", "mutatingadmissionpolicybindings",
+	} {
+		for _, verb := range []string{"create", "update", "patch", "delete", "deletecollection"} {
+			out = append(out, authorizationv1.ResourceAttributes{Verb: verb, Group: "admissionregistration.k8s.io", Version: "v1", Resource: resource})
+		}
 	}
 	return out
 }
@@ -247,9 +270,16 @@ func profilesKeepTheEscort(ctx context.Context, c kubernetes.Interface, s *secti
 func gives(rules []rbacv1.PolicyRule, what authorizationv1.ResourceAttributes) bool {
 	covers := func(list []string, s string) bool { return slices.Contains(list, s) || slices.Contains(list, "*") }
 	return slices.ContainsFunc(rules, func(r rbacv1.PolicyRule) bool {
-		return covers(r.Verbs, what.Verb) && covers(r.APIGroups, what.Group) && covers(r.Resources, what.Resource)
+		resource := what.Resource
+		if what.Subresource != "" {
+			resource += "/" + what.Subresource
+		}
+		return covers(r.Verbs, what.Verb) && covers(r.APIGroups, what.Group) && covers(r.Resources, resource)
 	})
 }
+
+// maxNamedRights bounds how many rights of one binding are named.
+const maxNamedRights = 6
 
 // insidersKeepTheEscort asks what the agents inside the cluster may do, whose
 // requests never pass the proxy: everywhere, and where they live.
@@ -277,9 +307,14 @@ func insidersKeepTheEscort(ctx context.Context, c kubernetes.Interface, s *secti
 	}
 	var wrong []error
 	for _, in := range all {
+		who := in.user
+		if in.home == "" {
+			who = fmt.Sprintf("members of group %q", in.groups[0])
+		}
+		can, reasons := map[string][]string{}, []string(nil) // by reason, in their order
 		for _, what := range past() {
 			where := []string{""}
-			if in.home != "" && what.Resource != "users" && what.Resource != "groups" {
+			if in.home != "" && (what.Resource == "secrets" || what.Resource == "serviceaccounts") {
 				where = append(where, in.home)
 			}
 			for _, what.Namespace = range where {
@@ -288,14 +323,20 @@ func insidersKeepTheEscort(ctx context.Context, c kubernetes.Interface, s *secti
 					return err
 				}
 				if allowed {
-					who := in.user
-					if in.home == "" {
-						who = fmt.Sprintf("members of group %q", in.groups[0])
+					if can[reason] == nil {
+						reasons = append(reasons, reason)
 					}
-					wrong = append(wrong, fmt.Errorf("%s can %s, by: %s: take that binding away", who, words(what), reason))
+					can[reason] = append(can[reason], words(what))
 					break
 				}
 			}
+		}
+		for _, reason := range reasons {
+			list := can[reason]
+			if more := len(list) - maxNamedRights; more > 0 {
+				list = append(list[:maxNamedRights:maxNamedRights], fmt.Sprintf("and %d more", more))
+			}
+			wrong = append(wrong, fmt.Errorf("%s can %s, by: %s: take that binding away", who, strings.Join(list, "; "), reason))
 		}
 	}
 	return errors.Join(wrong...)

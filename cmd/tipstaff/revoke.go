@@ -15,6 +15,7 @@ import (
 func revokeCommand(o *options) *cobra.Command {
 	var spec v1alpha1.RevocationSpec
 	var until string
+	var allRuns bool
 	var lasts time.Duration
 	cmd := &cobra.Command{
 		Use:   "revoke [RUN] --reason TEXT",
@@ -34,6 +35,9 @@ ends when it is deleted (kubectl delete revocation NAME), or at --until.`,
 				if spec.Run = args[0]; spec.Run == "" {
 					return errors.New("RUN is empty: leave it out to revoke every run that the flags name")
 				}
+			}
+			if only := cmd.Flags().Changed("issuer") && spec == (v1alpha1.RevocationSpec{Issuer: spec.Issuer, Reason: spec.Reason}); only && !allRuns {
+				return errors.New("--issuer alone revokes every run of that issuer: name a RUN, or say --all-runs")
 			}
 			for _, name := range []string{"issuer", "subject", "agent", "owner", "credential-id", "until"} {
 				if f := cmd.Flags().Lookup(name); f.Changed && f.Value.String() == "" {
@@ -66,6 +70,7 @@ ends when it is deleted (kubectl delete revocation NAME), or at --until.`,
 	f := cmd.Flags()
 	f.StringVar(&spec.Reason, "reason", "", "why; the run is told")
 	f.StringVar(&spec.Issuer, "issuer", "", "runs of this issuer, by its name in the configuration")
+	f.BoolVar(&allRuns, "all-runs", false, "with --issuer alone: every run of that issuer")
 	f.StringVar(&spec.Subject, "subject", "", "runs of this subject, the last part of an agent's username")
 	f.StringVar(&spec.Agent, "agent", "", "runs of the agent with this username")
 	f.StringVar(&spec.Owner, "owner", "", "runs on behalf of this person")

@@ -17,6 +17,7 @@ func TestRevokeSaysWhatIsMissing(t *testing.T) {
 		{"nobody", []string{"--reason", "r"}, "names somebody"},
 		{"two runs", []string{"7", "8", "--reason", "r"}, "at most 1 arg"},
 		{"an empty run, as of an unset variable", []string{"", "--owner", "ann", "--reason", "r"}, "RUN is empty"},
+		{"a whole issuer, as of an unset variable", []string{"--issuer", "ci", "--reason", "r"}, "--all-runs"},
 		{"an empty flag", []string{"7", "--owner", "", "--reason", "r"}, "--owner is empty"},
 		{"an empty end", []string{"7", "--until", "", "--reason", "r"}, "--until is empty"},
 		{"two ends", []string{"7", "--for", "1h", "--until", "2026-01-02T15:04:05Z", "--reason", "r"}, "none of the others can be"},
