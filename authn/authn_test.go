@@ -7,7 +7,9 @@ import (
 	"encoding/base64"
 	"encoding/pem"
 	"fmt"
+	"log/slog"
 	"math"
+	"net/http"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -18,6 +20,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/access"
 )
 
 func TestAuthenticateGivesTheMappedAgent(t *testing.T) {
@@ -513,7 +516,8 @@ func FuzzClaims(f *testing.F) {
 }
 
 // TestKeysReadAtConnectOutliveTheIssuer is about the first token after a
-// connect: go-oidc has no keys of its own yet and asks for them.
+// connect: go-oidc has the keys already and asks nobody, however long the issuer
+// would take to answer.
 func TestKeysReadAtConnectOutliveTheIssuer(t *testing.T) {
 	t.Parallel()
 	k := rsaKey("k1", 0)
@@ -528,11 +532,79 @@ func TestKeysReadAtConnectOutliveTheIssuer(t *testing.T) {
 	}
 	ahead.Store(int64(refetchInterval))
 	p.down.Store(true)
+	asked := p.fetches.Load()
 	if _, reason := authenticate(t, a, k.token(t, p.good())); reason != "" {
 		t.Errorf("got %q", reason)
 	}
+	if n := p.fetches.Load(); n != asked || out.String() != "" {
+		t.Errorf("asked %d times, said: %s", n-asked, out)
+	}
+	// A token of a key that nobody knows has the issuer asked, and what was known stays.
+	if _, reason := authenticate(t, a, rsaKey("k2", 1).token(t, p.good())); !strings.Contains(reason, "does not verify") {
+		t.Errorf("an unknown key: %q", reason)
+	}
 	if !strings.Contains(out.String(), "its last answer stays in use") {
 		t.Errorf("nobody is told: %s", out)
+	}
+	if _, reason := authenticate(t, a, k.token(t, p.good())); reason != "" {
+		t.Errorf("afterwards: %q", reason)
+	}
+}
+
+// An answer that leads nowhere is no answer: what was known stays.
+func TestARedirectToNowhereForgetsNoKeys(t *testing.T) {
+	t.Parallel()
+	for _, code := range []int{http.StatusMultipleChoices, http.StatusFound, http.StatusNotModified} {
+		k := rsaKey("k1", 0)
+		p := newProvider(t, k)
+		a := connected(t, &logs{}, p.issuer())
+		p.answers.Store(int64(code))
+		if err := a.issuers[p.URL].connect(t.Context()); err == nil {
+			t.Errorf("%d: connected", code)
+		}
+		if _, reason := authenticate(t, a, k.token(t, p.good())); reason != "" {
+			t.Errorf("%d: got %q", code, reason)
+		}
+	}
+}
+
+// Two agents of one run that may do different things share nothing.
+func TestI1_WhatOneAgentOfARunMayDoIsNotTheOthers(t *testing.T) {
+	t.Parallel()
+	k := rsaKey("k1", 0)
+	p := newProvider(t, k)
+	is := p.issuer()
+	limits := access.Limits{ClusterRoles: []string{"view", "edit"}}
+	cfg := Config{Issuers: []Issuer{is}, Profiles: []Profile{
+		{Name: "reader", Access: []ProfileAccess{{ClusterRoles: []string{"view"}, NamespacesFrom: "claims.namespaces"}}},
+		{Name: "deployer", Access: []ProfileAccess{{ClusterRoles: []string{"edit"}, NamespacesFrom: "claims.namespaces"}}},
+	}}
+	a, err := New(cfg, limits, revokedRuns{}, unasked{}, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.issuers[p.URL].connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{}
+	for name, c := range map[string]claims{
+		"reader":            {"profile": "reader", "namespaces": []string{"a"}},
+		"deployer":          {"profile": "deployer", "namespaces": []string{"a"}},
+		"another subject":   {"profile": "deployer", "namespaces": []string{"a"}, "sub": "other"},
+		"another namespace": {"profile": "deployer", "namespaces": []string{"b"}},
+		"nothing":           {"profile": "other"},
+	} {
+		agent, reason := authenticate(t, a, k.token(t, claimsOf(p.good()).but(c)))
+		if reason != "" {
+			t.Fatalf("%s: %s", name, reason)
+		}
+		if other, taken := keys[agent.AccessKey]; taken {
+			t.Errorf("%s and %s have one access key", name, other)
+		}
+		keys[agent.AccessKey] = name
+		if has := slices.Contains(agent.Groups(), v1alpha1.GroupAccessPrefix+agent.AccessKey); has != (name != "nothing") {
+			t.Errorf("%s is in %v", name, agent.Groups())
+		}
 	}
 }
 

@@ -190,7 +190,7 @@ func (f *fetcher) fetch(d *document, r *http.Request) error {
 	}
 	// Redirects are for the client to follow. The body of a refusal is no use:
 	// go-oidc would put it into its error.
-	redirect := resp.StatusCode/100 == 3
+	redirect := isRedirect(resp)
 	if resp.StatusCode != http.StatusOK && !redirect {
 		return fmt.Errorf("answered %d", resp.StatusCode)
 	}
@@ -205,6 +205,15 @@ func (f *fetcher) fetch(d *document, r *http.Request) error {
 		f.answered(f.replaceLast(sha256.Sum256(body)))
 	}
 	return nil
+}
+
+// isRedirect reports whether resp sends the client on (RFC 9110 section 15.4).
+func isRedirect(resp *http.Response) bool {
+	switch resp.StatusCode {
+	case http.StatusMovedPermanently, http.StatusFound, http.StatusSeeOther, http.StatusTemporaryRedirect, http.StatusPermanentRedirect:
+		return resp.Header.Get("Location") != ""
+	}
+	return false
 }
 
 // replaceLast remembers the last good answer and reports whether it replaces

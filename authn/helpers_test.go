@@ -105,6 +105,7 @@ type provider struct {
 	caFile   string
 	fetches  atomic.Int64 // of the key set
 	down     atomic.Bool
+	answers  atomic.Int64 // with this status and nothing else, where it isn't zero
 	mu       sync.Mutex
 	keys     []key
 	discover func(url string) any // nil: a proper document
@@ -132,6 +133,10 @@ func newProvider(t testing.TB, keys ...key) *provider {
 		_ = json.NewEncoder(w).Encode(set)
 	})
 	p.Server = httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if code := p.answers.Load(); code != 0 && r.URL.Path == "/keys" {
+			w.WriteHeader(int(code))
+			return
+		}
 		if p.down.Load() {
 			http.Error(w, "down for the test", http.StatusServiceUnavailable)
 			return

@@ -46,6 +46,7 @@ type issuer struct {
 // keySet, so what was verified by the one doesn't count for the other.
 type keySet struct {
 	verifier *oidc.IDTokenVerifier
+	remote   *oidc.RemoteKeySet // what verifier asks
 	from     *fetcher
 	url      string // of the keys
 }
@@ -85,11 +86,23 @@ func (is *issuer) connect(ctx context.Context) error {
 	if err := fetchKeys(ctx, f.client(), url); err != nil {
 		return fmt.Errorf("fetch keys of issuer %s: %w", is.url, err)
 	}
-	if old := is.keys.Load(); is.keySetFile != "" && old != nil && old.from.lastAnswer() == f.lastAnswer() {
+	// The same keys stay as they are, and so do the tokens verified with them.
+	if old := is.keys.Load(); old != nil && old.url == url && old.from.lastAnswer() == f.lastAnswer() {
 		return nil
 	}
-	is.keys.Store(is.newKeySet(f, url))
+	keys := is.newKeySet(f, url)
+	keys.warm(ctx)
+	is.keys.Store(keys)
 	return nil
+}
+
+// warmToken is signed by nobody.
+const warmToken = "eyJhbGciOiJSUzI1NiIsImtpZCI6Indhcm0ifQ.e30.AA"
+
+// warm has go-oidc take the keys that were just fetched, which it does only when
+// a token needs one: by then the issuer may hang.
+func (k *keySet) warm(ctx context.Context) {
+	_, _ = k.remote.VerifySignature(ctx, warmToken) // never holds
 }
 
 func (is *issuer) newFetcher(next http.RoundTripper) *fetcher {
@@ -99,7 +112,7 @@ func (is *issuer) newFetcher(next http.RoundTripper) *fetcher {
 func (is *issuer) newKeySet(f *fetcher, url string) *keySet {
 	// go-oidc keeps of the context only the client.
 	remote := oidc.NewRemoteKeySet(oidc.ClientContext(context.Background(), f.client()), url)
-	return &keySet{from: f, url: url, verifier: oidc.NewVerifier(is.url, handingOver{remote}, &oidc.Config{
+	return &keySet{from: f, url: url, remote: remote, verifier: oidc.NewVerifier(is.url, handingOver{remote}, &oidc.Config{
 		SupportedSigningAlgs: is.algorithms,
 		// Several audiences, and times with the configured skew, are checked in judge.
 		SkipClientIDCheck: true,
@@ -146,6 +159,9 @@ func fetchKeys(ctx context.Context, client *http.Client, url string) error {
 		return err
 	}
 	_, err = io.Copy(io.Discard, resp.Body)
+	if resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("answered %d", resp.StatusCode)
+	}
 	return errors.Join(err, resp.Body.Close())
 }
 

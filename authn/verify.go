@@ -156,6 +156,9 @@ func (is *issuer) judge(payload []byte, tr *trace) (*verified, error) {
 	if err := tr.step("profile", err, tr.aboutProfile(is, v.agent.Profile)); err != nil {
 		return no(m.label, err)
 	}
+	if len(v.access) > 0 {
+		v.agent.AccessKey = v1alpha1.AccessKeyOf(v.agent, v.access)
+	}
 	if v.user, err = json.Marshal(userOfAgent(v.agent), json.Deterministic(true)); err != nil {
 		return no(m.label, errors.New("the identity cannot be encoded"))
 	}

@@ -3,6 +3,8 @@ package v1alpha1
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
+	"slices"
 	"strings"
 )
 
@@ -22,11 +24,17 @@ const (
 	GroupProfilePrefix = "tipstaff:profile:"
 	// GroupRunPrefix starts the group of one run: tipstaff:run:<issuer>:<run>.
 	GroupRunPrefix = "tipstaff:run:"
+	// GroupAccessPrefix starts the group that a profile's bindings name:
+	// tipstaff:access:<access key>. Two agents of one run that may do different
+	// things are in different ones.
+	GroupAccessPrefix = "tipstaff:access:"
 	// GroupProxiedRunPrefix starts the group of one run on its way through the
 	// proxy, and GroupProxiedAgentPrefix that of one agent (by its username).
 	// As with GroupProxied, the proxy alone adds them; a token never yields them.
 	GroupProxiedRunPrefix   = "tipstaff:proxied:run:"
 	GroupProxiedAgentPrefix = "tipstaff:proxied:agent:"
+	// GroupProxiedAccessPrefix starts that of GroupAccessPrefix through the proxy.
+	GroupProxiedAccessPrefix = "tipstaff:proxied:access:"
 	// GroupBindingPrefix starts the group of one RoleBinding of Tipstaff's. No
 	// one is ever in it: by it Tipstaff asks whether the binding is in force.
 	GroupBindingPrefix = "tipstaff:binding:"
@@ -89,6 +97,9 @@ type Agent struct {
 	Task  string `json:"task,omitempty"`
 	// Profile is the profile that the mapping chose.
 	Profile string `json:"profile,omitempty"`
+	// AccessKey stands for what the agent's profile gives it; empty where that is
+	// nothing. See [AccessKeyOf].
+	AccessKey string `json:"accessKey,omitempty"`
 	// CredentialID names the token (JTI=…), never holds it.
 	CredentialID string `json:"credentialID,omitempty"`
 }
@@ -102,7 +113,24 @@ func (a Agent) Groups() []string {
 	if a.Profile != "" {
 		gs = append(gs, GroupProfilePrefix+a.Profile)
 	}
-	return append(gs, RunGroup(a.Issuer, a.Run))
+	gs = append(gs, RunGroup(a.Issuer, a.Run))
+	if a.AccessKey != "" {
+		gs = append(gs, GroupAccessPrefix+a.AccessKey)
+	}
+	return gs
+}
+
+// AccessKeyOf is the key of what a's profile gives: 20 hex digits of who a is
+// (issuer, run, user, profile) and of access.
+func AccessKeyOf(a Agent, access []Access) string {
+	h := sha256.New()
+	for _, s := range []string{a.Issuer, a.Run, a.User, a.Profile} {
+		_, _ = io.WriteString(h, s+"\x00") // a hash never fails
+	}
+	for _, ac := range access {
+		_, _ = io.WriteString(h, ac.ClusterRole+"\x00"+string(ac.Path)+"\x00"+strings.Join(slices.Sorted(slices.Values(ac.Namespaces)), ",")+"\x00")
+	}
+	return hex.EncodeToString(h.Sum(nil)[:10])
 }
 
 // RunGroup is the group of one run. An issuer's name holds no colon, so two
@@ -111,7 +139,11 @@ func RunGroup(issuer, run string) string { return GroupRunPrefix + issuer + ":" 
 
 // ProxiedGroups are the groups that the proxy adds to [Agent.Groups].
 func (a Agent) ProxiedGroups() []string {
-	return []string{GroupProxied, GroupProxiedRunPrefix + a.Issuer + ":" + a.Run, GroupProxiedAgentPrefix + a.User}
+	gs := []string{GroupProxied, GroupProxiedRunPrefix + a.Issuer + ":" + a.Run, GroupProxiedAgentPrefix + a.User}
+	if a.AccessKey != "" {
+		gs = append(gs, GroupProxiedAccessPrefix+a.AccessKey)
+	}
+	return gs
 }
 
 // Subject is the agent's name at its issuer, the last part of its username; a
@@ -168,6 +200,9 @@ func AgentOf(username string, groups []string, extra map[string][]string) (Agent
 	for _, g := range groups {
 		if p, ok := strings.CutPrefix(g, GroupProfilePrefix); ok {
 			a.Profile = p
+		}
+		if k, ok := strings.CutPrefix(g, GroupAccessPrefix); ok {
+			a.AccessKey = k
 		}
 	}
 	return a, true

@@ -17,6 +17,7 @@ import (
 	"k8s.io/apimachinery/pkg/labels"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/serializer"
+	utilcache "k8s.io/apimachinery/pkg/util/cache"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apimachinery/pkg/watch"
 	authorizationv1client "k8s.io/client-go/kubernetes/typed/authorization/v1"
@@ -47,6 +48,9 @@ type Revoked interface {
 	Subscribe(f func()) (cancel func())
 }
 
+// maxAbsent bounds how many missing namespaces' bindings are remembered.
+const maxAbsent = 4096
+
 // Controller keeps the bindings of runs and of Grants.
 type Controller struct {
 	limits  access.Limits
@@ -64,6 +68,7 @@ type Controller struct {
 	queue   workqueue.TypedRateLimitingInterface[item]
 	making  singleflight.Group
 	rules   ruleCache
+	absent  *utilcache.LRUExpireCache // keys of bindings whose namespace is missing
 	metrics *metrics
 
 	mu     sync.Mutex
@@ -114,6 +119,7 @@ func New(cfg *rest.Config, limits access.Limits, agents *clusteragents.Config, r
 		return nil, fmt.Errorf("make a client for grants: %w", err)
 	}
 	c := &Controller{
+		absent: utilcache.NewLRUExpireCache(maxAbsent),
 		limits: limits, agents: agents, revoked: revoked, log: log, now: time.Now,
 		rbac: rbac, reviews: reviews.SubjectAccessReviews(), tipstaff: grants,
 		queue: workqueue.NewTypedRateLimitingQueue(workqueue.NewTypedItemExponentialFailureRateLimiter[item](firstRetry, lastRetry)),

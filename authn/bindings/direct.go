@@ -63,6 +63,11 @@ func unmasked(rules []rbacv1.PolicyRule) string {
 		if core && (slices.Contains(r.Resources, "secrets") || slices.Contains(r.Resources, "*")) {
 			return "covers secrets, which nothing masks on the direct path"
 		}
+		if core && slices.ContainsFunc(r.Resources, func(res string) bool {
+			return res == "*/*" || strings.HasSuffix(res, "/proxy") || res == "serviceaccounts/token" || res == "*/token"
+		}) {
+			return "covers proxy or token subresources, which lead round Tipstaff to secrets and other identities"
+		}
 		impersonates := slices.ContainsFunc(r.Verbs, func(v string) bool { return v == "*" || strings.HasPrefix(v, "impersonate") })
 		identities := core && slices.ContainsFunc(r.Resources, func(res string) bool {
 			return res == "users" || res == "groups" || res == "serviceaccounts"

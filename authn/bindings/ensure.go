@@ -22,6 +22,8 @@ const (
 	makeTimeout = 8 * time.Second
 	// parallel is how many bindings of one run are made at once.
 	parallel = 8
+	// absentRetry is when a run's missing namespace is tried again.
+	absentRetry = time.Second
 	// ensureAttempts bounds how often one caller starts over because the
 	// bindings that were just made are gone or shorter than it needs.
 	ensureAttempts = 4
@@ -58,6 +60,9 @@ func (c *Controller) ensure(ctx context.Context, a v1alpha1.Agent, access []v1al
 	if a.Issuer == "" || a.Run == "" {
 		return "", errors.New("an agent without a run can't be bound")
 	}
+	if a.AccessKey == "" {
+		return "", errors.New("an agent without an access key can't be bound")
+	}
 	if err := c.notRevoked(a); err != nil {
 		return "", err
 	}
@@ -74,7 +79,7 @@ func (c *Controller) ensure(ctx context.Context, a v1alpha1.Agent, access []v1al
 	if !need.After(c.now()) {
 		return "", errors.New("the token's time is over")
 	}
-	outcome, skipped := outcomeKnown, map[key]bool(nil)
+	outcome, skipped := outcomeKnown, c.recentlyAbsent(wanted)
 	for range ensureAttempts {
 		if c.inForce(wanted, need, skipped) {
 			// Once more: a revocation that came meanwhile has swept, or will see
@@ -103,6 +108,21 @@ func (c *Controller) ensure(ctx context.Context, a v1alpha1.Agent, access []v1al
 		}
 	}
 	return "", errors.New("the run's bindings are removed as fast as they are made")
+}
+
+// recentlyAbsent are those of wanted whose namespace was missing moments ago: a
+// request each must not cost the API server a try each.
+func (c *Controller) recentlyAbsent(wanted []binding) map[key]bool {
+	var absent map[key]bool
+	for i := range wanted {
+		if _, ok := c.absent.Get(wanted[i].key); ok {
+			if absent == nil {
+				absent = map[key]bool{}
+			}
+			absent[wanted[i].key] = true
+		}
+	}
+	return absent
 }
 
 // flight is what callers who want the same share: the run and its bindings.
@@ -160,6 +180,7 @@ func (c *Controller) make(ctx context.Context, wanted []binding, need, expires t
 				mu.Lock()
 				skipped[b.key] = true
 				mu.Unlock()
+				c.absent.Add(b.key, nil, absentRetry)
 				return nil
 			case err != nil:
 				c.metrics.made.WithLabelValues(kind, madeFailed).Inc()
@@ -188,6 +209,12 @@ func (c *Controller) put(ctx context.Context, b *binding, need, expires time.Tim
 			// The reference of a binding never changes (Kubernetes, "Using RBAC
 			// Authorization", RoleBinding): only another object can have the right one.
 			if !have.ours() {
+				// Nobody tells of objects without our label: look whether it is still there.
+				if now, err := c.read(ctx, b.key); err != nil {
+					return err
+				} else if now == nil {
+					continue
+				}
 				return errors.New("an object that is not ours has the name and binds another role")
 			}
 			err = c.remove(ctx, have, reasonReplaced)

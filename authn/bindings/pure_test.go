@@ -42,7 +42,7 @@ func newController(t testing.TB, r revoker) *Controller {
 	return c
 }
 
-var coder = v1alpha1.Agent{User: "agent:platform:coder", Issuer: "platform", Run: "run:1/a", Owner: "ada", CredentialID: "JTI=1"}
+var coder = v1alpha1.Agent{User: "agent:platform:coder", Issuer: "platform", Run: "run:1/a", Owner: "ada", AccessKey: "00aa", CredentialID: "JTI=1"}
 
 func TestI1_SubjectsOfARun(t *testing.T) {
 	t.Parallel()
@@ -53,10 +53,10 @@ func TestI1_SubjectsOfARun(t *testing.T) {
 		{ClusterRole: "edit", Namespaces: []string{"*"}, Path: v1alpha1.PathDirect},
 	})
 	want := []struct{ namespace, role, group string }{
-		{"a", "view", "tipstaff:proxied:run:platform:run:1/a"},
-		{"b", "view", "tipstaff:proxied:run:platform:run:1/a"},
-		{"a", "view", "tipstaff:run:platform:run:1/a"},
-		{"", "edit", "tipstaff:run:platform:run:1/a"},
+		{"a", "view", "tipstaff:proxied:access:00aa"},
+		{"b", "view", "tipstaff:proxied:access:00aa"},
+		{"a", "view", "tipstaff:access:00aa"},
+		{"", "edit", "tipstaff:access:00aa"},
 	}
 	if len(bs) != len(want) {
 		t.Fatalf("%d bindings", len(bs))

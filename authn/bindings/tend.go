@@ -66,7 +66,7 @@ func (c *Controller) judge(e *entry, now time.Time) (verdict, error) {
 // runBinding is the binding that e says it is; nil when its parts disagree: the
 // label and the name with the run that the annotation tells, the name with the role.
 func (c *Controller) runBinding(e *entry, ac v1alpha1.Access) *binding {
-	if e.agent == nil || e.agent.Issuer == "" || e.agent.Run == "" || e.run() != string(e.agent.Key()) {
+	if e.agent == nil || e.agent.Issuer == "" || e.agent.Run == "" || e.agent.AccessKey == "" || e.run() != string(e.agent.Key()) {
 		return nil
 	}
 	for _, ac.Path = range []v1alpha1.Path{v1alpha1.PathProxy, v1alpha1.PathDirect} {
@@ -89,6 +89,12 @@ func (c *Controller) tend(ctx context.Context, k key) (time.Duration, error) {
 	case err != nil:
 		return 0, err
 	case v.remove != "":
+		if v.remove == reasonRevoked && e.run() != "" {
+			// The last that tells by whom the run's grants are revoked too.
+			if reason, revoked, err := c.revoked.Revoked(*e.agent); err == nil && revoked {
+				c.endGrantsOf(*e.agent, reason)
+			}
+		}
 		return 0, c.remove(ctx, e, v.remove)
 	case v.repair != nil:
 		if err := c.put(ctx, v.repair, e.expires, e.expires); err != nil && !errors.Is(err, errNoNamespace) {

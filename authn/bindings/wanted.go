@@ -55,7 +55,9 @@ type binding struct {
 	grant *metav1.OwnerReference
 }
 
-// forRun are the bindings of a's run. Every access must have been allowed.
+// forRun are the bindings of a's run, for those who carry a's access key: another
+// agent of the run, or one with another profile, is another's. Every access must
+// have been allowed.
 func forRun(a v1alpha1.Agent, access []v1alpha1.Access) []binding {
 	owner, n := string(a.Key()), 0
 	for i := range access {
@@ -64,8 +66,8 @@ func forRun(a v1alpha1.Agent, access []v1alpha1.Access) []binding {
 	out := make([]binding, 0, n) // for every review: no growing
 	for _, ac := range access {
 		out = add(out, ac, binding{
-			key:  key{name: "tipstaff-run-" + owner + "-" + digest(ac)},
-			role: ac.ClusterRole, subject: group(runGroup(a, ac.Path)),
+			key:  key{name: "tipstaff-run-" + owner + "-" + digest(ac, a.AccessKey)},
+			role: ac.ClusterRole, subject: group(accessGroup(a, ac.Path)),
 			label: v1alpha1.LabelRunKey, owner: owner, agent: &a, direct: ac.Path == v1alpha1.PathDirect,
 		})
 	}
@@ -76,7 +78,7 @@ func forRun(a v1alpha1.Agent, access []v1alpha1.Access) []binding {
 func forGrant(g *v1alpha1.Grant) []binding {
 	a, ac, owner := targetOf(g), g.Access(), string(g.UID)
 	b := binding{
-		key:  key{name: "tipstaff-grant-" + owner + "-" + digest(ac)},
+		key:  key{name: "tipstaff-grant-" + owner + "-" + digest(ac, "")},
 		role: ac.ClusterRole, label: v1alpha1.LabelGrant, owner: owner, agent: &a, direct: ac.Path == v1alpha1.PathDirect,
 		grant: &metav1.OwnerReference{APIVersion: v1alpha1.GroupVersion.String(), Kind: "Grant", Name: g.Name, UID: g.UID},
 	}
@@ -126,6 +128,13 @@ func targetOf(g *v1alpha1.Grant) v1alpha1.Agent {
 	return a
 }
 
+func accessGroup(a v1alpha1.Agent, p v1alpha1.Path) string {
+	if p == v1alpha1.PathDirect {
+		return v1alpha1.GroupAccessPrefix + a.AccessKey
+	}
+	return v1alpha1.GroupProxiedAccessPrefix + a.AccessKey
+}
+
 func runGroup(a v1alpha1.Agent, p v1alpha1.Path) string {
 	if p == v1alpha1.PathDirect {
 		return v1alpha1.RunGroup(a.Issuer, a.Run)
@@ -137,13 +146,14 @@ func group(name string) rbacv1.Subject {
 	return rbacv1.Subject{Kind: rbacv1.GroupKind, APIGroup: rbacv1.GroupName, Name: name}
 }
 
-// digest tells apart what one run or grant may hold in one namespace.
-func digest(ac v1alpha1.Access) string {
+// digest tells apart what one run or grant may hold in one namespace, and those
+// of one run who hold it.
+func digest(ac v1alpha1.Access, accessKey string) string {
 	p := ac.Path
 	if p == "" {
 		p = v1alpha1.PathProxy
 	}
-	sum := sha256.Sum256([]byte(string(p) + "\x00" + ac.ClusterRole))
+	sum := sha256.Sum256([]byte(string(p) + "\x00" + ac.ClusterRole + "\x00" + accessKey))
 	return hex.EncodeToString(sum[:10])
 }
 
@@ -168,7 +178,7 @@ func (b *binding) object(expires time.Time) *rbacv1.RoleBinding {
 // repaired is a copy of have as it should be. What others added stays.
 func (b *binding) repaired(have *entry, expires time.Time) *rbacv1.RoleBinding {
 	o := have.object.DeepCopy()
-	agent, keep := o.Annotations[v1alpha1.AnnotationAgent], have.agent != nil && have.agent.Key() == b.agent.Key()
+	agent, keep := o.Annotations[v1alpha1.AnnotationAgent], have.agent != nil && have.agent.Key() == b.agent.Key() && have.agent.AccessKey == b.agent.AccessKey
 	if b.grant == nil && have.expires.After(expires) {
 		expires = have.expires
 	}
@@ -223,7 +233,7 @@ func (b *binding) holds(have *entry, need time.Time) bool {
 	case b.grant != nil:
 		return b.owned(o) && !have.expires.After(ceil(need))
 	}
-	return have.agent != nil && have.agent.Issuer == b.agent.Issuer && have.agent.Run == b.agent.Run
+	return have.agent != nil && have.agent.Issuer == b.agent.Issuer && have.agent.Run == b.agent.Run && have.agent.AccessKey == b.agent.AccessKey
 }
 
 // agentJSON is a as an annotation: without the token, since a binding is the

@@ -242,7 +242,7 @@ func namespace(t *testing.T) string {
 }
 
 func agent(t *testing.T) v1alpha1.Agent {
-	return v1alpha1.Agent{User: "agent:platform:coder", Issuer: "platform", Run: unique(t), Owner: "ada", CredentialID: "JTI=secret-looking"}
+	return v1alpha1.Agent{User: "agent:platform:coder", Issuer: "platform", Run: unique(t), Owner: "ada", AccessKey: unique(t), CredentialID: "JTI=secret-looking"}
 }
 
 func in(role string, namespaces ...string) []v1alpha1.Access {

@@ -96,7 +96,7 @@ func (s *story) identity(ctx context.Context) error {
 	}
 	fmt.Println("  its rights were made before it was answered, for this run alone; they go with it:")
 	out, err = s.run(ctx, "admin", s.c.Admin, "kubectl", "get", "rolebindings", "-n", "shop", "-o",
-		"custom-columns=ROLE:.roleRef.name,FOR:.subjects[0].name,UNTIL:.metadata.annotations.tipstaff\\.dev/expires-at")
+		"custom-columns=ROLE:.roleRef.name,FOR:.metadata.annotations.tipstaff\\.dev/agent,UNTIL:.metadata.annotations.tipstaff\\.dev/expires-at")
 	if err != nil {
 		return err
 	}
