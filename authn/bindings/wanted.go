@@ -240,7 +240,7 @@ func (b *binding) holds(have *entry, need time.Time) bool {
 // run's. An Agent holds strings only: it can't fail.
 func agentJSON(a v1alpha1.Agent) string {
 	a.CredentialID = ""
-	b, _ := json.Marshal(a) //nolint:errchkjson // see above
+	b, _ := json.Marshal(a) //nolint:errchkjson,gosec // see above; the access key is a hash, no secret
 	return string(b)
 }
 
