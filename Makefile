@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOLANGCI_VERSION := v2.15.0
 CONTROLLER_GEN_VERSION := v0.23.0
-UNIT = $(shell go list ./... | grep -v '/e2e$$')
+UNIT = $(shell go list ./... | grep -vE '/e2e(/bindings)?$$')
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -21,7 +21,7 @@ test: build tools ## every test, end to end ones included
 	@echo "==> unit tests (with the race detector)"
 	go test -race -timeout 15m $(UNIT)
 	@echo "==> end-to-end tests on a real control plane"
-	go test -count=1 -timeout 20m ./e2e
+	go test -count=1 -p 1 -timeout 20m ./e2e ./e2e/bindings
 
 check: lib generated lint ## before a commit: format, vet, lint, generated code current, unit tests with -race
 	go vet ./...
