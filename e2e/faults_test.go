@@ -1,10 +1,7 @@
 package e2e
 
 import (
-	"bytes"
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net/http"
 	"os"
@@ -76,27 +73,11 @@ func TestI6_KilledWhileEventsFlow(t *testing.T) {
 	const before, after = 150, 50
 	a := newAgent(t)
 	ns := namespace(t)
-	ca, err := os.ReadFile(shared.CAFile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	roots := x509.NewCertPool()
-	roots.AppendCertsFromPEM(ca)
-	hc := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: roots}}}
-	defer hc.CloseIdleConnections()
-	send := func(i int) (int, error) {
-		body := fmt.Appendf(nil, `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c-%d"}}`, i)
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, shared.APIServerURL+"/api/v1/namespaces/"+ns+"/configmaps", bytes.NewReader(body))
-		if err != nil {
-			return 0, err
-		}
-		req.Header.Set("Authorization", "Bearer "+a.token)
-		req.Header.Set("Content-Type", "application/json")
-		resp, err := hc.Do(req)
-		if err != nil {
-			return 0, err
-		}
-		return resp.StatusCode, resp.Body.Close()
+	hc := client(t, "")
+	create := func(i int) (int, error) {
+		code, _, err := send(t.Context(), hc, http.MethodPost, shared.APIServerURL+"/api/v1/namespaces/"+ns+"/configmaps", a.token,
+			fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"c-%d"}}`, i))
+		return code, err
 	}
 
 	sent := make(chan int, before)
@@ -104,7 +85,7 @@ func TestI6_KilledWhileEventsFlow(t *testing.T) {
 	go func() {
 		defer close(sent)
 		for i := range before {
-			code, err := send(i)
+			code, err := create(i)
 			if err != nil {
 				failed <- err
 				return
@@ -126,7 +107,7 @@ func TestI6_KilledWhileEventsFlow(t *testing.T) {
 	}
 	restart(t)
 	for i := range after {
-		code, err := send(before + i)
+		code, err := create(before + i)
 		if err != nil {
 			t.Fatal(err)
 		}
