@@ -74,6 +74,13 @@ type ApprovalSpec struct {
 	// Quorum is how many different people must approve.
 	// +kubebuilder:validation:Minimum=1
 	Quorum int32 `json:"quorum"`
+	// BreakGlass are the groups of which one member alone may approve in an
+	// emergency, with a reason. Empty means that nobody may.
+	// +optional
+	BreakGlass []string `json:"breakGlass,omitempty"`
+	// OwnerMayDecide lets the person on whose behalf the run acts decide too.
+	// +optional
+	OwnerMayDecide bool `json:"ownerMayDecide,omitempty"`
 	// ExpiresAt ends the approval, decided or not.
 	ExpiresAt metav1.Time `json:"expiresAt"`
 }
@@ -136,6 +143,9 @@ type Decision struct {
 	// Via is the way it came: kubectl, web or slack.
 	// +kubebuilder:validation:Enum=kubectl;web;slack
 	Via string `json:"via"`
+	// BreakGlass marks an approval that one person gave alone, past the quorum.
+	// +optional
+	BreakGlass bool `json:"breakGlass,omitempty"`
 }
 
 // Use is the one request that an approval let through.
@@ -143,6 +153,35 @@ type Use struct {
 	// RequestUID is the AdmissionReview's uid.
 	RequestUID string `json:"requestUID"`
 	// At is when it went through.
+	At metav1.Time `json:"at"`
+	// ObjectUID, ResourceVersion and Generation are those of the old object that
+	// the request was judged on; they tell a retry of the same request from a
+	// second one. Empty where there is none.
+	// +optional
+	ObjectUID string `json:"objectUID,omitempty"`
+	// +optional
+	ResourceVersion string `json:"resourceVersion,omitempty"`
+	// +optional
+	Generation int64 `json:"generation,omitempty"`
+	// Tries is how often the request was let through because the API server had
+	// not carried it out before. Zero means once.
+	// +optional
+	Tries int32 `json:"tries,omitempty"`
+	// Outcome is what the API server made of it, once the audit log has told.
+	// +optional
+	Outcome *Outcome `json:"outcome,omitempty"`
+}
+
+// Outcome is how the API server answered a request that an approval let through.
+type Outcome struct {
+	// Code is the HTTP status. 4xx means that nothing was changed; then the same
+	// request may come again within a short time. 5xx means that it is not known.
+	Code int32 `json:"code"`
+	// Message is the API server's, masked.
+	// +optional
+	// +kubebuilder:validation:MaxLength=1024
+	Message string `json:"message,omitempty"`
+	// At is when it was learnt.
 	At metav1.Time `json:"at"`
 }
 
@@ -160,7 +199,19 @@ type ApprovalStatus struct {
 	// Cancelled is set when the run that asked was revoked.
 	// +optional
 	Cancelled *Cancellation `json:"cancelled,omitempty"`
+	// Conditions say in Kubernetes' terms where it stands: Approved and Used.
+	// They are for people and for kubectl wait; nothing is decided from them.
+	// +optional
+	// +listType=map
+	// +listMapKey=type
+	Conditions []metav1.Condition `json:"conditions,omitempty"`
 }
+
+// Condition types of an Approval.
+const (
+	ConditionApproved = "Approved" // True, False (denied, expired, cancelled) or Unknown (pending)
+	ConditionUsed     = "Used"     // True once its request went through
+)
 
 // Cancellation ends an approval that nobody has used.
 type Cancellation struct {
