@@ -68,6 +68,7 @@ const (
 	AnnotationApproval  = "approval"  // the Approval's name
 	AnnotationApprovers = "approvers" // comma-separated usernames who approved (or denied) it
 	AnnotationReason    = "reason"    // why it was denied
+	AnnotationUse       = "use"       // the uid of the AdmissionReview that used the approval
 )
 
 // RunKey stands for one run of one issuer where free text can't: in object
