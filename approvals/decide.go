@@ -4,13 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sort"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/client-go/util/retry"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -25,6 +26,8 @@ var (
 	ErrFinal = errors.New("already final")
 	// ErrForbidden means that the API server (RBAC or the guard) refused the caller.
 	ErrForbidden = errors.New("not allowed")
+	// ErrChanged means that the name stands for another approval than was shown.
+	ErrChanged = errors.New("it is not the approval that was shown: look again")
 )
 
 // typeMeta is put back where a client leaves it out, for -o json.
@@ -42,12 +45,54 @@ func Whoami(ctx context.Context, c client.Client) (string, error) {
 	return r.Status.UserInfo.Username, nil
 }
 
+// maxReasonRunes is the CRD's cap of a decision's reason.
+const maxReasonRunes = 1024
+
+// Decision is one person's word, as a command line, page or message brings it.
+type Decision struct {
+	Verdict v1alpha1.Verdict
+	// Reason is needed for a denial and for a broken glass.
+	Reason string
+	// Via is the way it came: kubectl, web or slack.
+	Via string
+	// BreakGlass approves alone, past the quorum, where the rule allows it.
+	BreakGlass bool
+}
+
+// Validate reports what is wrong with d whatever it decides on.
+func (d Decision) Validate() error {
+	switch {
+	case d.Verdict == v1alpha1.VerdictDeny && strings.TrimSpace(d.Reason) == "":
+		return errors.New("a denial needs a reason: the agent and the record get it")
+	case d.BreakGlass && d.Verdict != v1alpha1.VerdictApprove:
+		return errors.New("break-glass approves: a denial needs none")
+	case d.BreakGlass && strings.TrimSpace(d.Reason) == "":
+		return errors.New("break-glass needs a reason: it is kept for ever")
+	case !utf8.ValidString(d.Reason) || strings.ContainsFunc(d.Reason, hidden):
+		return errors.New("the reason is one line of text: it holds a line break or another character that can't be seen")
+	case utf8.RuneCountInString(d.Reason) > maxReasonRunes:
+		return fmt.Errorf("the reason has %d characters: at most %d", utf8.RuneCountInString(d.Reason), maxReasonRunes)
+	}
+	return nil
+}
+
+// Shown is what a person saw when they decided. A name alone could stand for
+// something else by now; an approval's spec never changes under its uid.
+type Shown struct {
+	UID         types.UID
+	Fingerprint v1alpha1.Fingerprint
+}
+
+// ShownAs is a as a person saw it.
+func ShownAs(a *v1alpha1.Approval) *Shown { return &Shown{a.UID, a.Spec.Fingerprint} }
+
 // Decide adds the caller's decision to the approval of that name and gives it
-// back as it then stands. via is kubectl, web or slack. The guard in the API
-// server checks the caller's right; Decide only words the refusals.
-func Decide(ctx context.Context, c client.Client, name string, verdict v1alpha1.Verdict, reason, via string) (*v1alpha1.Approval, error) {
-	if verdict == v1alpha1.VerdictDeny && reason == "" {
-		return nil, errors.New("a denial needs a reason: the agent and the record get it")
+// back as it then stands. If shown isn't nil, the approval must still be that
+// one, or it is ErrChanged. The guard in the API server checks the caller's
+// right; Decide only words the refusals.
+func Decide(ctx context.Context, c client.Client, name string, d Decision, shown *Shown) (*v1alpha1.Approval, error) {
+	if err := d.Validate(); err != nil {
+		return nil, err
 	}
 	by, err := Whoami(ctx, c)
 	if err != nil {
@@ -59,25 +104,31 @@ func Decide(ctx context.Context, c client.Client, name string, verdict v1alpha1.
 		if err := c.Get(ctx, client.ObjectKey{Name: name}, &a); err != nil {
 			return err
 		}
+		if shown != nil && *shown != *ShownAs(&a) {
+			return ErrChanged
+		}
 		now := time.Now()
 		if p := State(&a, now); Final(p) {
 			return fmt.Errorf("approval %s is %s: %w", name, describe(&a, p), ErrFinal)
 		}
-		for _, d := range a.Status.Decisions {
-			if d.By == by {
-				return fmt.Errorf("%s already decided approval %s (%s): %w", by, name, d.Verdict, ErrFinal)
+		for _, earlier := range a.Status.Decisions {
+			if earlier.By == by {
+				return fmt.Errorf("%s already decided approval %s (%s): %w", by, name, earlier.Verdict, ErrFinal)
 			}
 		}
+		if d.BreakGlass && len(a.Spec.BreakGlass) == 0 {
+			return fmt.Errorf("rule %s names nobody who may break the glass: %w", a.Spec.Rule, ErrForbidden)
+		}
 		a.Status.Decisions = append(a.Status.Decisions, v1alpha1.Decision{
-			By: by, Verdict: verdict, Reason: reason, Via: via, At: metav1.NewTime(now.UTC().Truncate(time.Second)),
+			By: by, Verdict: d.Verdict, Reason: d.Reason, Via: d.Via, BreakGlass: d.BreakGlass,
+			At: metav1.NewTime(now.UTC().Truncate(time.Second)),
 		})
 		return c.Status().Update(ctx, &a)
 	})
 	if err != nil {
 		return nil, wordError("decide approval "+name, by, err)
 	}
-	a.Status.Phase = State(&a, time.Now())
-	a.TypeMeta = typeMeta
+	standing(&a, time.Now())
 	return &a, nil
 }
 
@@ -109,41 +160,4 @@ func wordError(doing, who string, err error) error {
 		return fmt.Errorf("%s as %s: %w: %v", doing, who, ErrForbidden, err) //nolint:errorlint // see above
 	}
 	return fmt.Errorf("%s: %w", doing, err)
-}
-
-// Find reads one approval; its status.phase says where it stands now.
-func Find(ctx context.Context, c client.Reader, name string) (*v1alpha1.Approval, error) {
-	var a v1alpha1.Approval
-	if err := c.Get(ctx, client.ObjectKey{Name: name}, &a); err != nil {
-		return nil, wordError("read approval "+name, "you", err)
-	}
-	a.Status.Phase = State(&a, time.Now())
-	a.TypeMeta = typeMeta
-	return &a, nil
-}
-
-// List reads all approvals, undecided ones first, then the newest first.
-// Each one's status.phase says where it stands now.
-func List(ctx context.Context, c client.Reader) (*v1alpha1.ApprovalList, error) {
-	var l v1alpha1.ApprovalList
-	if err := c.List(ctx, &l); err != nil {
-		return nil, wordError("list approvals", "you", err)
-	}
-	now := time.Now()
-	l.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "ApprovalList"}
-	for i := range l.Items {
-		l.Items[i].Status.Phase = State(&l.Items[i], now)
-		l.Items[i].TypeMeta = typeMeta
-	}
-	sort.SliceStable(l.Items, func(i, j int) bool {
-		a, b := &l.Items[i], &l.Items[j]
-		if pa, pb := a.Status.Phase == v1alpha1.PhasePending, b.Status.Phase == v1alpha1.PhasePending; pa != pb {
-			return pa
-		}
-		if !a.CreationTimestamp.Equal(&b.CreationTimestamp) {
-			return b.CreationTimestamp.Before(&a.CreationTimestamp)
-		}
-		return a.Name < b.Name
-	})
-	return &l, nil
 }

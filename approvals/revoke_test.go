@@ -93,7 +93,7 @@ func TestI9_RevocationEndsWhatWaits(t *testing.T) {
 	if a := ensure(t, s, spec("b")); a.Name == approved.Name || a.Status.Phase != v1alpha1.PhasePending {
 		t.Errorf("the same request is answered by %s (%s)", a.Name, a.Status.Phase)
 	}
-	_, err := Decide(t.Context(), s.client, held.Name, v1alpha1.VerdictApprove, "", "kubectl")
+	_, err := Decide(t.Context(), s.client, held.Name, Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil)
 	if !errors.Is(err, ErrFinal) || !strings.Contains(err.Error(), "cancelled, since the run that asked is revoked: it went astray: ") {
 		t.Errorf("a decision on a cancelled one: %v", err)
 	}

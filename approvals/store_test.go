@@ -352,22 +352,22 @@ func TestDecide(t *testing.T) {
 		},
 	})
 	a := ensure(t, s, spec("a"))
-	if _, err := Decide(t.Context(), s.client, "nothing", v1alpha1.VerdictApprove, "", "kubectl"); !errors.Is(err, ErrNotFound) {
+	if _, err := Decide(t.Context(), s.client, "nothing", Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil); !errors.Is(err, ErrNotFound) {
 		t.Errorf("no such approval: %v", err)
 	}
-	if _, err := Decide(t.Context(), s.client, a.Name, v1alpha1.VerdictDeny, "", "kubectl"); err == nil || !strings.Contains(err.Error(), "needs a reason") {
+	if _, err := Decide(t.Context(), s.client, a.Name, Decision{Verdict: v1alpha1.VerdictDeny, Reason: "", Via: "kubectl"}, nil); err == nil || !strings.Contains(err.Error(), "needs a reason") {
 		t.Errorf("a denial without a reason: %v", err)
 	}
 	forbidden = true
-	if _, err := Decide(t.Context(), s.client, a.Name, v1alpha1.VerdictApprove, "", "kubectl"); !errors.Is(err, ErrForbidden) {
+	if _, err := Decide(t.Context(), s.client, a.Name, Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil); !errors.Is(err, ErrForbidden) {
 		t.Errorf("not allowed: %v", err)
 	}
 	forbidden = false
-	got, err := Decide(t.Context(), s.client, a.Name, v1alpha1.VerdictApprove, "", "kubectl")
+	got, err := Decide(t.Context(), s.client, a.Name, Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil)
 	if err != nil || got.Status.Phase != v1alpha1.PhaseApproved || got.Status.Decisions[0].By != "alice" {
 		t.Fatalf("got %+v, %v", got, err)
 	}
-	if _, err := Decide(t.Context(), s.client, a.Name, v1alpha1.VerdictApprove, "", "kubectl"); !errors.Is(err, ErrFinal) {
+	if _, err := Decide(t.Context(), s.client, a.Name, Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil); !errors.Is(err, ErrFinal) {
 		t.Errorf("twice: %v", err)
 	}
 	var table bytes.Buffer

@@ -2,6 +2,10 @@ package main
 
 import (
 	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -11,7 +15,7 @@ import (
 )
 
 // client reaches the API server as the caller's kubeconfig says.
-func (o *options) client() (client.Client, error) {
+func (o *options) client() (client.WithWatch, error) {
 	cfg, err := o.kube.ToRESTConfig()
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
@@ -21,69 +25,173 @@ func (o *options) client() (client.Client, error) {
 }
 
 func approvalsCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	var filter approvals.Filter
+	var phases []string
+	var watch bool
+	cmd := &cobra.Command{
 		Use:   "approvals",
 		Short: "List what waits for a decision, and what was decided",
-		Args:  cobra.NoArgs,
+		Long: `List what waits for a decision first, and then what was decided, the newest first.
+VOTES is how many people approved out of how many must. LEFT is the time in which it can
+still be decided or used.
+
+With --watch it goes on until Ctrl-C, with a row for each change.`,
+		Example: `  tipstaff approvals --phase Pending --watch
+  tipstaff approvals --run 4711 -o wide`,
+		Args:        cobra.NoArgs,
+		Annotations: map[string]string{outputsKey: "json,yaml,wide,name"},
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			var err error
+			if filter.Phases, err = parsePhases(phases); err != nil {
+				return err
+			}
 			c, err := o.client()
 			if err != nil {
 				return err
 			}
-			list, err := approvals.List(cmd.Context(), c)
+			show := o.shower(cmd.OutOrStdout())
+			if watch {
+				return approvals.Watch(cmd.Context(), c, filter, show, func(err error) {
+					fmt.Fprintln(cmd.ErrOrStderr(), oneLine(err))
+				})
+			}
+			list, err := approvals.Select(cmd.Context(), c, filter)
 			if err != nil {
 				return err
 			}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), list)
+			if o.forScripts() {
+				return o.print(cmd.OutOrStdout(), list)
 			}
-			return approvals.WriteTable(cmd.OutOrStdout(), list.Items)
+			return show(list.Items)
 		},
 	}
-}
-
-func approveCommand(o *options) *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
-		Use:   "approve NAME",
-		Short: "Let the one request go through that this approval shows",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.decide(cmd, args[0], v1alpha1.VerdictApprove, reason)
-		},
-	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why; kept with the decision")
+	f := cmd.Flags()
+	f.BoolVarP(&watch, "watch", "w", false, "go on, and show each change")
+	f.StringVar(&filter.Run, "run", "", "only those of this run")
+	f.StringVar(&filter.Issuer, "issuer", "", "only those of runs of this issuer")
+	f.StringSliceVar(&phases, "phase", nil, "only those in these phases: "+phaseNames(", ")+" (default all)")
+	_ = cmd.RegisterFlagCompletionFunc("run", o.completeRuns)                                                                                    // fails only for a flag that doesn't exist
+	_ = cmd.RegisterFlagCompletionFunc("phase", cobra.FixedCompletions(strings.Split(phaseNames(","), ","), cobra.ShellCompDirectiveNoFileComp)) // the same
 	return cmd
 }
 
-func denyCommand(o *options) *cobra.Command {
-	var reason string
-	cmd := &cobra.Command{
-		Use:   "deny NAME --reason TEXT",
-		Short: "Refuse the request that this approval shows, for good",
-		Args:  cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return o.decide(cmd, args[0], v1alpha1.VerdictDeny, reason)
-		},
-	}
-	cmd.Flags().StringVar(&reason, "reason", "", "why; the agent is told")
-	_ = cmd.MarkFlagRequired("reason") // fails only for a flag that doesn't exist
-	return cmd
+// allPhases are in the order of an approval's life.
+var allPhases = []v1alpha1.Phase{
+	v1alpha1.PhasePending, v1alpha1.PhaseApproved, v1alpha1.PhaseUsed, v1alpha1.PhaseDenied, v1alpha1.PhaseExpired, v1alpha1.PhaseCancelled,
 }
 
-func (o *options) decide(cmd *cobra.Command, name string, v v1alpha1.Verdict, reason string) error {
-	c, err := o.client()
-	if err != nil {
+func phaseNames(sep string) string {
+	names := make([]string, len(allPhases))
+	for i, p := range allPhases {
+		names[i] = string(p)
+	}
+	return strings.Join(names, sep)
+}
+
+func parsePhases(words []string) ([]v1alpha1.Phase, error) {
+	var out []v1alpha1.Phase
+	for _, w := range words {
+		i := slices.IndexFunc(allPhases, func(p v1alpha1.Phase) bool { return strings.EqualFold(string(p), w) })
+		if i < 0 {
+			return nil, fmt.Errorf("--phase %q: one of %s", w, phaseNames(", "))
+		}
+		out = append(out, allPhases[i])
+	}
+	return out, nil
+}
+
+// shower writes approvals as -o says, the next ones below those before.
+func (o *options) shower(w io.Writer) func([]v1alpha1.Approval) error {
+	table := &approvals.Table{Out: w, Wide: o.output == "wide"}
+	documents := 0
+	return func(as []v1alpha1.Approval) error {
+		if !o.forScripts() && o.output != "name" {
+			return table.Write(as, time.Now())
+		}
+		for i := range as {
+			if documents++; documents > 1 && o.output == "yaml" {
+				if _, err := fmt.Fprintln(w, "---"); err != nil {
+					return err
+				}
+			}
+			if err := o.printOne(w, &as[i]); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+}
+
+// printOne writes one approval for scripts.
+func (o *options) printOne(w io.Writer, a *v1alpha1.Approval) error {
+	if o.output == "name" {
+		_, err := fmt.Fprintf(w, "approval.%s/%s\n", v1alpha1.Group, a.Name)
 		return err
 	}
-	a, err := approvals.Decide(cmd.Context(), c, name, v, reason, "kubectl")
-	if err != nil {
-		return err
+	return o.print(w, a)
+}
+
+// printSeveral writes one approval as itself, several as a list.
+func (o *options) printSeveral(w io.Writer, as []v1alpha1.Approval, asked int) error {
+	switch {
+	case o.output == "name":
+		return o.shower(w)(as)
+	case asked == 1 && len(as) == 0:
+		return nil // its error says it all
+	case asked == 1:
+		return o.print(w, &as[0])
 	}
-	if o.output == "json" {
-		return printJSON(cmd.OutOrStdout(), a)
+	return o.print(w, approvals.NewList(as))
+}
+
+func showCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use:   "show NAME...",
+		Short: "Show everything about approvals: who asks, for what, who decided, and the whole change",
+		Long: `Show everything about approvals: who asks, for what, who decided, and the change.
+
+A character that a terminal would not show as one is shown as its escape (\u202e), a tab as
+an arrow. On a terminal a long line goes on behind "↪ ", so each line of the change starts
+with its own sign and nothing else does.`,
+		Args:              cobra.MinimumNArgs(1),
+		Annotations:       map[string]string{outputsKey: "json,yaml,name"},
+		ValidArgsFunction: o.completeNames,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out := cmd.OutOrStdout()
+			screen, err := o.screen(out)
+			if err != nil {
+				return err
+			}
+			c, err := o.client()
+			if err != nil {
+				return err
+			}
+			var failed failures
+			var found []v1alpha1.Approval
+			for _, name := range args {
+				a, err := approvals.Find(cmd.Context(), c, name)
+				if err != nil {
+					failed = append(failed, err)
+					continue
+				}
+				if found = append(found, *a); o.output != "" {
+					continue
+				}
+				if len(found) > 1 {
+					fmt.Fprintln(out)
+				}
+				if err := screen.Show(out, a, time.Now()); err != nil {
+					return err
+				}
+			}
+			if o.output != "" {
+				if err := o.printSeveral(out, found, len(args)); err != nil {
+					return err
+				}
+			}
+			return failed.orNil()
+		},
 	}
-	word := map[v1alpha1.Verdict]string{v1alpha1.VerdictApprove: "approved", v1alpha1.VerdictDeny: "denied"}[v]
-	_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s: %s\n", word, a.Name, a.Spec.Action)
-	return err
+	o.colorFlag(cmd)
+	return cmd
 }

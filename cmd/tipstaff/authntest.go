@@ -51,8 +51,8 @@ func authnTestCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if o.output == "json" {
-				err = printJSON(cmd.OutOrStdout(), r)
+			if o.forScripts() {
+				err = o.print(cmd.OutOrStdout(), r)
 			} else {
 				err = printReport(cmd.OutOrStdout(), r)
 			}

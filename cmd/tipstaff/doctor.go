@@ -60,8 +60,8 @@ func doctorCommand(o *options) *cobra.Command {
 				findings = append(findings, f)
 			}
 			out := cmd.OutOrStdout()
-			if o.output == "json" {
-				if err := printJSON(out, findings); err != nil {
+			if o.forScripts() {
+				if err := o.print(out, findings); err != nil {
 					return err
 				}
 			} else {

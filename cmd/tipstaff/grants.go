@@ -9,7 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
-	"unicode"
 
 	"github.com/spf13/cobra"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -17,6 +16,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/approvals"
 )
 
 // grantWait is how long `tipstaff grant` waits until the grant is in force.
@@ -43,12 +43,12 @@ func grantsCommand(o *options) *cobra.Command {
 				}
 				return b.CreationTimestamp.Before(&a.CreationTimestamp)
 			})
-			if o.output == "json" {
+			if o.forScripts() {
 				list.TypeMeta = metav1.TypeMeta{APIVersion: v1alpha1.GroupVersion.String(), Kind: "GrantList"}
 				for i := range list.Items {
 					list.Items[i].TypeMeta, list.Items[i].ManagedFields = grantType, nil
 				}
-				return printJSON(cmd.OutOrStdout(), &list)
+				return o.print(cmd.OutOrStdout(), &list)
 			}
 			return writeGrants(cmd.OutOrStdout(), list.Items)
 		},
@@ -87,9 +87,9 @@ func grantCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if o.output == "json" {
+			if o.forScripts() {
 				g.TypeMeta, g.ManagedFields = grantType, nil
-				err = printJSON(cmd.OutOrStdout(), g)
+				err = o.print(cmd.OutOrStdout(), g)
 			} else if g.Status.Phase == v1alpha1.GrantActive {
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "granted %s in %s to %s until %s (grant %s)\n",
 					forTerminal(g.Spec.ClusterRole), grantPlaces(g), forTerminal(grantee(g)), g.Status.ExpiresAt.UTC().Format(time.RFC3339), g.Name)
@@ -193,11 +193,4 @@ func grantee(g *v1alpha1.Grant) string {
 
 // forTerminal makes control and format characters visible: an agent may have written
 // the text, and a terminal reads it.
-func forTerminal(s string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) || unicode.Is(unicode.Cf, r) {
-			return '\uFFFD'
-		}
-		return r
-	}, s)
-}
+func forTerminal(s string) string { return approvals.Plain(s) }

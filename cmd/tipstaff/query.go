@@ -11,10 +11,11 @@ import (
 
 func queryCommand(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use:   "query SQL",
-		Short: "Ask the audit trail in SQL",
-		Long:  "Ask the audit trail in SQL. Tables are in the database tipstaff; add a FORMAT clause, or -o json, for other shapes than a table.",
-		Args:  cobra.ExactArgs(1),
+		Use:         "query SQL",
+		Short:       "Ask the audit trail in SQL",
+		Long:        "Ask the audit trail in SQL. Tables are in the database tipstaff; add a FORMAT clause, or -o json, for other shapes than a table.",
+		Args:        cobra.ExactArgs(1),
+		Annotations: map[string]string{outputsKey: "json"},
 		RunE: func(cmd *cobra.Command, args []string) error {
 			cfg, err := o.store()
 			if err != nil {

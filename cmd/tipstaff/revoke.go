@@ -56,8 +56,8 @@ ends when it is deleted (kubectl delete revocation NAME), or at --until.`,
 			if err != nil {
 				return err
 			}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), r)
+			if o.forScripts() {
+				return o.print(cmd.OutOrStdout(), r)
 			}
 			when := ""
 			if r.Spec.Until != nil {
@@ -114,8 +114,8 @@ func revocationsCommand(o *options) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), list)
+			if o.forScripts() {
+				return o.print(cmd.OutOrStdout(), list)
 			}
 			return approvals.WriteRevocations(cmd.OutOrStdout(), list.Items, time.Now())
 		},

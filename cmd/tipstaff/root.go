@@ -7,10 +7,12 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"k8s.io/cli-runtime/pkg/genericclioptions"
+	"sigs.k8s.io/yaml"
 
 	"github.com/tipstaff-dev/tipstaff/internal/config"
 )
@@ -24,17 +26,25 @@ type options struct {
 	configFile string
 	clickhouse string
 	output     string
+	color      string
+
+	// isTerminal is another in tests.
+	isTerminal func(stream any) (width int, ok bool)
 }
 
 func rootCommand() *cobra.Command {
-	o := &options{kube: genericclioptions.NewConfigFlags(true)}
+	o := &options{kube: genericclioptions.NewConfigFlags(true), isTerminal: isTerminal}
 	name := "tipstaff"
 	if strings.HasPrefix(filepath.Base(os.Args[0]), "kubectl-") {
 		name = "kubectl tipstaff"
 	}
 	root := &cobra.Command{
-		Use:           "tipstaff",
-		Short:         "Identity, approval, masking and audit for AI agents on Kubernetes",
+		Use:   "tipstaff",
+		Short: "Identity, approval, masking and audit for AI agents on Kubernetes",
+		Long: `Identity, approval, masking and audit for AI agents on Kubernetes.
+
+Exit codes: 0 it is done; 1 it is not, or not all of it, and one line on standard
+error for each fault says why; 2 the configuration doesn't hold, and nothing was started.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: name},
@@ -43,19 +53,15 @@ func rootCommand() *cobra.Command {
 	o.kube.AddFlags(f)
 	f.StringVar(&o.configFile, "config", os.Getenv("TIPSTAFF_CONFIG"), "the configuration file ($TIPSTAFF_CONFIG)")
 	f.StringVar(&o.clickhouse, "clickhouse", os.Getenv("TIPSTAFF_CLICKHOUSE"), "ClickHouse URL, http://user:password@host:port ($TIPSTAFF_CLICKHOUSE; default: the config's)")
-	f.StringVarP(&o.output, "output", "o", "", "json for scripts; default is for people")
-	root.PersistentPreRunE = func(*cobra.Command, []string) error {
-		if o.output != "" && o.output != "json" {
-			return fmt.Errorf("-o %s: only json is known", o.output)
-		}
-		return nil
-	}
+	f.StringVarP(&o.output, "output", "o", "", "json or yaml for scripts; default is for people")
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return o.checkOutput(cmd) }
 	root.AddCommand(
 		serveCommand(o), migrateCommand(o), versionCommand(o), doctorCommand(o),
-		approvalsCommand(o), approveCommand(o), denyCommand(o),
+		approvalsCommand(o), showCommand(o), approveCommand(o), denyCommand(o),
 		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
 		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
 	)
+	addCompletion(root)
 	return root
 }
 
@@ -77,17 +83,72 @@ func onlySubcommands(cmd *cobra.Command, args []string) error {
 	return cmd.Help()
 }
 
+// outputsKey is the annotation of a command that knows other forms of -o than
+// the root does, parted by commas.
+const outputsKey = "tipstaff.dev/outputs"
+
+func (o *options) checkOutput(cmd *cobra.Command) error {
+	forms := cmd.Annotations[outputsKey]
+	if forms == "" {
+		forms = "json,yaml"
+	}
+	known := strings.Split(forms, ",")
+	if o.output != "" && !slices.Contains(known, o.output) {
+		return fmt.Errorf("-o %s: only %s is known here", o.output, strings.Join(known, " or "))
+	}
+	return nil
+}
+
+// forScripts reports whether the whole object was asked for.
+func (o *options) forScripts() bool { return o.output == "json" || o.output == "yaml" }
+
+// print writes v as -o says: yaml, else JSON.
+func (o *options) print(w io.Writer, v any) error {
+	if o.output != "yaml" {
+		return printJSON(w, v)
+	}
+	b, err := yaml.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(b)
+	return err
+}
+
 func printJSON(w io.Writer, v any) error {
 	enc := json.NewEncoder(w)
 	enc.SetIndent("", "  ")
 	return enc.Encode(v)
 }
 
+// failures are the errors of those that failed out of several.
+type failures []error
+
+func (f failures) Error() string { return errors.Join(f...).Error() }
+
+func (f failures) Unwrap() []error { return f }
+
+// orNil is f as an error, if there is one.
+func (f failures) orNil() error {
+	if len(f) == 0 {
+		return nil
+	}
+	return f
+}
+
 // oneLine is the error as its reader at a terminal needs it. A config's faults
-// stay a line each.
+// stay a line each, and so do the failures of several.
 func oneLine(err error) string {
 	if errors.As(err, new(*config.Faults)) {
 		return err.Error()
 	}
-	return "tipstaff: " + strings.Join(strings.Fields(err.Error()), " ")
+	var several failures
+	if errors.As(err, &several) {
+		lines := make([]string, len(several))
+		for i, e := range several {
+			lines[i] = oneLine(e)
+		}
+		return strings.Join(lines, "\n")
+	}
+	return "tipstaff: " + forTerminal(strings.Join(strings.Fields(err.Error()), " "))
 }

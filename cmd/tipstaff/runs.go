@@ -45,8 +45,8 @@ func runsCommand(o *options) *cobra.Command {
 				if err != nil {
 					return err
 				}
-				if o.output == "json" {
-					return printJSON(cmd.OutOrStdout(), runs)
+				if o.forScripts() {
+					return o.print(cmd.OutOrStdout(), runs)
 				}
 				return schema.WriteRuns(cmd.OutOrStdout(), runs)
 			})
@@ -72,8 +72,8 @@ func runsShowCommand(o *options) *cobra.Command {
 				if len(events) == 0 {
 					return fmt.Errorf("no run %q in the audit trail: `tipstaff runs` lists those that are", args[0])
 				}
-				if o.output == "json" {
-					return printJSON(cmd.OutOrStdout(), events)
+				if o.forScripts() {
+					return o.print(cmd.OutOrStdout(), events)
 				}
 				return schema.WriteTimeline(cmd.OutOrStdout(), events)
 			})

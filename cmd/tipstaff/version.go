@@ -18,8 +18,8 @@ func versionCommand(o *options) *cobra.Command {
 				GoVersion string `json:"goVersion"`
 				Platform  string `json:"platform"`
 			}{version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			if o.output == "json" {
-				return printJSON(cmd.OutOrStdout(), v)
+			if o.forScripts() {
+				return o.print(cmd.OutOrStdout(), v)
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tipstaff %s (%s, %s)\n", v.Version, v.GoVersion, v.Platform)
 			return err
