@@ -31,6 +31,7 @@ const testRules = `
   verdict: hold
   quorum: 2
   approvers: [tipstaff-approvers]
+  breakGlass: [tipstaff-captains]
 `
 
 // childEnv makes this binary a process that starts a control plane and waits
