@@ -42,4 +42,3 @@ func TestI2_BreakGlass(t *testing.T) {
 		return nil
 	})
 }
-
