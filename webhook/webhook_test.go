@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/approvals"
 	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
@@ -31,14 +32,15 @@ type fakeApprovals struct {
 	wait   func(context.Context) (*v1alpha1.Approval, error)
 	use    func(uid string) (*v1alpha1.Approval, error)
 	spec   v1alpha1.ApprovalSpec
+	try    approvals.Try
 }
 
-func (f *fakeApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+func (f *fakeApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, t approvals.Try) (*v1alpha1.Approval, error) {
 	if f.ensure == nil {
 		f.t.Error("an approval was asked for")
 		return nil, errors.New("must not be called")
 	}
-	f.spec = s
+	f.spec, f.try = s, t
 	return f.ensure(s)
 }
 
@@ -50,12 +52,12 @@ func (f *fakeApprovals) Wait(ctx context.Context, _ string) (*v1alpha1.Approval,
 	return f.wait(ctx)
 }
 
-func (f *fakeApprovals) Use(_ context.Context, _, uid string) (*v1alpha1.Approval, error) {
+func (f *fakeApprovals) Use(_ context.Context, _ string, t approvals.Try) (*v1alpha1.Approval, error) {
 	if f.use == nil {
 		f.t.Error("an approval was used")
 		return nil, errors.New("must not be called")
 	}
-	return f.use(uid)
+	return f.use(t.RequestUID)
 }
 
 // inPhase makes an Ensure that finds the approval in this phase.
@@ -242,6 +244,25 @@ func TestAnswers(t *testing.T) {
 				}
 				f.use = usedBy(f, "")
 			},
+			verdict: "approved", text: "approved by alice (approval 7f3a9c0011)",
+		},
+		{
+			name: "an update that is approved while it waits is sent back for a fresh object, where a conflict's retry can't be told",
+			setup: func(f *fakeApprovals) {
+				f.ensure = inPhase(v1alpha1.PhasePending)
+				f.wait = func(context.Context) (*v1alpha1.Approval, error) {
+					return approvalOf(f.spec, v1alpha1.PhaseApproved), nil
+				}
+			},
+			req: func(t *testing.T) *admissionv1.AdmissionRequest {
+				return request(t, "UPDATE core/secrets shop s", "{metadata: {uid: u, resourceVersion: '7'}, data: {a: b}}", "{metadata: {uid: u, resourceVersion: '7'}}")
+			},
+			code: 429, reason: ReasonHeld, verdict: "held",
+			text: `is approved by alice (approval 7f3a9c0011) and goes through with the next identical request. Nothing has changed.`,
+		},
+		{
+			name:    "one that is used answers where the store lets it be used again",
+			setup:   func(f *fakeApprovals) { f.ensure = inPhase(v1alpha1.PhaseUsed); f.use = usedBy(f, "") },
 			verdict: "approved", text: "approved by alice (approval 7f3a9c0011)",
 		},
 		{
