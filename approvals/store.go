@@ -54,6 +54,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	waiters map[string]map[chan struct{}]struct{} // by approval name
+
+	reports chan report
 }
 
 // NewStore makes a store on the API server that kubeconfig names. It opens no
@@ -76,7 +78,7 @@ func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, lo
 	}
 	return &Store{
 		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log,
-		waiters: map[string]map[chan struct{}]struct{}{},
+		waiters: map[string]map[chan struct{}]struct{}{}, reports: make(chan report, maxReports),
 	}
 }
 

@@ -184,6 +184,7 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 		AuditAnnotations: map[string]string{
 			v1alpha1.AnnotationVerdict: "approved", v1alpha1.AnnotationRule: used.Spec.Rule,
 			v1alpha1.AnnotationApproval: used.Name, v1alpha1.AnnotationApprovers: by,
+			v1alpha1.AnnotationUse: string(r.req.UID),
 		},
 	}, nil
 }

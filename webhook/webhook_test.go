@@ -330,6 +330,9 @@ func TestAnswers(t *testing.T) {
 			if got := resp.AuditAnnotations[v1alpha1.AnnotationVerdict]; got != tt.verdict {
 				t.Errorf("verdict annotation is %q, want %q", got, tt.verdict)
 			}
+			if used := resp.AuditAnnotations[v1alpha1.AnnotationUse]; (used == string(req.UID)) != (tt.verdict == "approved") {
+				t.Errorf("use annotation is %q", used)
+			}
 			if tt.code == 429 && (resp.Result.Details.RetryAfterSeconds < 1 || resp.Result.Reason != metav1.StatusReasonTooManyRequests) {
 				t.Errorf("held with %+v", resp.Result)
 			}
