@@ -169,7 +169,7 @@ func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Durat
 		}
 		return 0, nil // the event of that write, or of whose came first, brings it back
 	} // where it isn't known, recheck brings it back
-	was := standingOf(a)
+	was := conditionsOf(a)
 	if changed := setConditions(a, phase, now); changed || a.Status.Phase != phase {
 		a.Status.Phase = phase
 		err := s.client.Status().Update(ctx, a)

@@ -146,7 +146,8 @@ func refuseStatus(c change, isSelf bool, now time.Time) string {
 }
 
 // refuseOwnStatus judges what tipstaff itself writes: use and cancellation end
-// an approval, either of them once and not both.
+// an approval, either of them once and not both. A use changes only as a retry,
+// while the approval would still stand, and to say how it ended.
 func refuseOwnStatus(c change, decides bool, now time.Time) string {
 	was, is := c.old.Status, c.new.Status
 	uses, cancels := !apiequality.Semantic.DeepEqual(was.Use, is.Use), !apiequality.Semantic.DeepEqual(was.Cancelled, is.Cancelled)
@@ -155,7 +156,12 @@ func refuseOwnStatus(c change, decides bool, now time.Time) string {
 	case decides:
 		return "tipstaff itself decides nothing"
 	case uses && was.Use != nil:
+		if !cancels && (isRetry(c.old, is.Use, now) || addsOutcome(was.Use, is.Use)) {
+			return ""
+		}
 		return "an approval is used once"
+	case uses && (is.Use.Tries != 0 || is.Use.Outcome != nil):
+		return "a use starts without tries and outcome"
 	case cancels && was.Cancelled != nil:
 		return "a cancelled approval stays cancelled"
 	case uses && (cancels || was.Cancelled != nil):
@@ -166,6 +172,27 @@ func refuseOwnStatus(c change, decides bool, now time.Time) string {
 		return fmt.Sprintf("an approval that is %s is not cancelled", phase)
 	}
 	return ""
+}
+
+// isRetry reports whether use is the next try under old, whose request the API
+// server did not carry out. Which request that is, the guard can't see; that one
+// may come at all, it can.
+func isRetry(old *v1alpha1.Approval, use *v1alpha1.Use, now time.Time) bool {
+	was := old.Status.Use
+	return use != nil && use.RequestUID != "" && use.RequestUID != was.RequestUID && use.ObjectUID == was.ObjectUID &&
+		use.Outcome == nil && use.Tries == was.Tries+1 && use.Tries <= maxTries &&
+		standing(old, now) == v1alpha1.PhaseApproved
+}
+
+// addsOutcome reports whether is differs from was in its outcome alone, which
+// had not been known.
+func addsOutcome(was, is *v1alpha1.Use) bool {
+	if is == nil || was.Outcome != nil || is.Outcome == nil {
+		return false
+	}
+	unknown := *is
+	unknown.Outcome = nil
+	return apiequality.Semantic.DeepEqual(was, &unknown)
 }
 
 func refuseDecision(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticationv1.UserInfo, now time.Time) string {

@@ -145,6 +145,20 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		{name: "tipstaff uses an approved one", user: tipstaff, self: "tipstaff", old: decide(approve), new: use},
 		{name: "tipstaff uses none that is pending", user: tipstaff, self: "tipstaff", new: use, want: "not used"},
 		{name: "tipstaff uses none twice", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: func(a *v1alpha1.Approval) { a.Status.Use = &v1alpha1.Use{RequestUID: "2"} }, want: "used once"},
+		{name: "tipstaff uses one again, as its next try", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: retried},
+		{name: "not while it changes the count", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(retried, func(a *v1alpha1.Approval) { a.Status.Use.Tries = 5 }), want: "used once"},
+		{name: "not on another object", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(retried, func(a *v1alpha1.Approval) { a.Status.Use.ObjectUID = "p" }), want: "used once"},
+		{name: "not past the bound", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, func(a *v1alpha1.Approval) { a.Status.Use.Tries = maxTries }), new: retried, want: "used once"},
+		{name: "not one that expired", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, expired), new: retried, want: "used once"},
+		{name: "not one that lacks votes", user: tipstaff, self: "tipstaff", old: use, new: retried, want: "used once"},
+		{name: "not while it cancels", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(retried, cancel), want: "used once"},
+		{name: "no use is taken back", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: func(a *v1alpha1.Approval) { a.Status.Use = nil }, want: "used once"},
+		{name: "a first use has no outcome", user: tipstaff, self: "tipstaff", old: decide(approve), new: both(use, outcome), want: "starts without"},
+		{name: "tipstaff says how a request ended", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: outcome},
+		{name: "it says so once", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, outcome), new: func(a *v1alpha1.Approval) { a.Status.Use.Outcome = &v1alpha1.Outcome{Code: 409} }, want: "used once"},
+		{name: "it takes no outcome back", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, outcome), new: func(a *v1alpha1.Approval) { a.Status.Use.Outcome = nil }, want: "used once"},
+		{name: "it changes nothing else with that", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(outcome, func(a *v1alpha1.Approval) { a.Status.Use.At = metav1.NewTime(noon) }), want: "used once"},
+		{name: "an approver says no outcome", user: alice, old: both(decide(approve), use), new: outcome, want: "by tipstaff only"},
 		{name: "tipstaff itself decides nothing", user: tipstaff, self: "tipstaff", new: decide(decision("tipstaff", v1alpha1.VerdictApprove)), want: "decides nothing"},
 		{name: "tipstaff cancels what is pending", user: tipstaff, self: "tipstaff", new: cancel},
 		{name: "tipstaff cancels what is approved and unused", user: tipstaff, self: "tipstaff", old: decide(approve), new: cancel},
@@ -213,6 +227,13 @@ func quorum(n int32) func(*v1alpha1.Approval) {
 }
 
 func use(a *v1alpha1.Approval) { a.Status.Use = &v1alpha1.Use{RequestUID: "1"} }
+
+func retried(a *v1alpha1.Approval) {
+	was := a.Status.Use
+	a.Status.Use = &v1alpha1.Use{RequestUID: "2", Tries: was.Tries + 1, ObjectUID: was.ObjectUID}
+}
+
+func outcome(a *v1alpha1.Approval) { a.Status.Use.Outcome = &v1alpha1.Outcome{Code: 403} }
 
 func expired(a *v1alpha1.Approval) { a.Spec.ExpiresAt = metav1.NewTime(noon) }
 

@@ -59,6 +59,8 @@ type Store struct {
 
 	mu      sync.Mutex
 	waiters map[string]map[chan struct{}]struct{} // by approval name
+
+	reports chan report
 }
 
 // NewStore makes a store on the API server that kubeconfig names. It opens no
@@ -94,7 +96,7 @@ func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, lo
 	}
 	return &Store{
 		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log, metrics: newMetrics(),
-		waiters: map[string]map[chan struct{}]struct{}{},
+		waiters: map[string]map[chan struct{}]struct{}{}, reports: make(chan report, maxReports),
 	}
 }
 
@@ -122,10 +124,11 @@ var ErrNotReady = errors.New("approvals are not loaded yet")
 // gives a name once.
 //
 // What is pending or approved answers. So does a denial until its approval
-// would have expired: asking again at once is not a new question. After one
-// that was used, expired or cancelled, or under changed terms (rule, who
+// would have expired: asking again at once is not a new question. So does one
+// that was used where t may go through under it again, now or in a moment. After
+// any other that was used, expired or cancelled, or under changed terms (rule, who
 // decides), the next is opened.
-func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	if !s.HasSynced() {
 		return nil, ErrNotReady
 	}
@@ -138,7 +141,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 	for i := range l.Items {
 		a := &l.Items[i]
 		taken[a.Name] = true
-		if s.answers(a, spec) && (answer == nil || a.Name < answer.Name) {
+		if s.answers(a, spec, t) && (answer == nil || s.before(a, answer)) {
 			answer = a
 		}
 	}
@@ -170,7 +173,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
-		if s.answers(a, spec) {
+		if s.answers(a, spec, t) {
 			return s.seen(a), nil
 		}
 	}
@@ -178,7 +181,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 }
 
 // answers reports whether a is the answer to spec, given or to come.
-func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec) bool {
+func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) bool {
 	if a.Spec.Fingerprint != spec.Fingerprint || a.Spec.Rule != spec.Rule || a.Spec.Quorum != spec.Quorum ||
 		!slices.Equal(a.Spec.Approvers, spec.Approvers) || !slices.Equal(a.Spec.BreakGlass, spec.BreakGlass) ||
 		a.Spec.OwnerMayDecide != spec.OwnerMayDecide || a.DeletionTimestamp != nil {
@@ -190,8 +193,24 @@ func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec) bool {
 		return true
 	case v1alpha1.PhaseDenied:
 		return now.Before(a.Spec.ExpiresAt.Time)
+	case v1alpha1.PhaseUsed:
+		_, why := again(a, t, now)
+		return why == ""
 	}
 	return false
+}
+
+// before orders answers of which there are several: a denial stands before any
+// approval, and what was signed before what waits for it. The name makes it the
+// same in every replica.
+func (s *Store) before(a, b *v1alpha1.Approval) bool {
+	rank := func(x *v1alpha1.Approval) int {
+		return slices.Index([]v1alpha1.Phase{v1alpha1.PhaseDenied, v1alpha1.PhaseApproved, v1alpha1.PhaseUsed, v1alpha1.PhasePending}, State(x, s.now()))
+	}
+	if ra, rb := rank(a), rank(b); ra != rb {
+		return ra < rb
+	}
+	return a.Name < b.Name
 }
 
 // seen gives a with its phase as of now.
@@ -234,18 +253,25 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 	}
 }
 
-// Use takes the approval for the request of that uid: one conditional update,
-// so that of any number of callers one gets it. It got it if the answer's
-// status.use names requestUID; otherwise the answer says what stands instead.
+// Use takes the approval for t: one conditional update, so that of any number
+// of callers one gets it. It got it if the answer's status.use names
+// t.RequestUID; otherwise the answer says what stands instead. One that was used
+// is taken again only where its request was not carried out ([again]).
 // One whose agent is revoked is cancelled instead, whatever people decided.
 // An error means that nothing is known: refuse.
-func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error) {
+func (s *Store) Use(ctx context.Context, name string, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	for range useAttempts {
 		a := &v1alpha1.Approval{}
 		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
-		if State(a, s.now()) != v1alpha1.PhaseApproved {
+		phase := State(a, s.now())
+		retry := false
+		if phase == v1alpha1.PhaseUsed {
+			wait, why := again(a, t, s.now())
+			retry = why == "" && wait == 0
+		}
+		if phase != v1alpha1.PhaseApproved && !retry {
 			return s.seen(a), nil
 		}
 		// Asked after the read, so that what is revoked before the update isn't
@@ -254,10 +280,12 @@ func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.App
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("use approval %s: look up whether the run is revoked: %w", name, err)
+		case revoked && retry:
+			return s.seen(a), nil // it ended with its first use
 		case revoked:
 			err = s.cancel(ctx, a, reason)
 		default:
-			err = s.use(ctx, a, requestUID)
+			err = s.use(ctx, a, t)
 		}
 		if err == nil {
 			return s.seen(a), nil
@@ -272,15 +300,22 @@ func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.App
 // maxReasonLength is what the CRD takes, in characters.
 const maxReasonLength = 1024
 
-// use marks a, which is approved, as used. The resourceVersion of a's read goes
-// with it: any write in between is a conflict.
-func (s *Store) use(ctx context.Context, a *v1alpha1.Approval, requestUID string) error {
-	a.Status.Use = &v1alpha1.Use{RequestUID: requestUID, At: s.stamp()}
+// use marks a, which is approved or may be used again, as used by t. The
+// resourceVersion of a's read goes with it: any write in between is a conflict.
+func (s *Store) use(ctx context.Context, a *v1alpha1.Approval, t v1alpha1.Try) error {
+	tries := int32(0)
+	if a.Status.Use != nil {
+		tries = a.Status.Use.Tries + 1
+	}
+	a.Status.Use = &v1alpha1.Use{
+		RequestUID: t.RequestUID, At: s.stamp(), Tries: tries,
+		ObjectUID: t.ObjectUID, ResourceVersion: t.ResourceVersion, Generation: t.Generation,
+	}
 	a.Status.Phase = v1alpha1.PhaseUsed
 	if err := s.client.Status().Update(ctx, a); err != nil {
 		return err
 	}
-	s.log.InfoContext(ctx, "approval used", "approval", a.Name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule)
+	s.log.InfoContext(ctx, "approval used", "approval", a.Name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule, "tries", tries)
 	return nil
 }
 

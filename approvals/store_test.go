@@ -138,7 +138,7 @@ func approveAs(t testing.TB, s *Store, name, by string, v v1alpha1.Verdict) {
 
 func ensure(t testing.TB, s *Store, sp v1alpha1.ApprovalSpec) *v1alpha1.Approval {
 	t.Helper()
-	a, err := s.Ensure(t.Context(), sp)
+	a, err := s.Ensure(t.Context(), sp, v1alpha1.Try{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,7 +155,7 @@ func TestI3_OneOfTwoHundredGoesThrough(t *testing.T) {
 	for i := range 200 {
 		group.Go(func() {
 			uid := fmt.Sprint("uid-", i)
-			got, err := s.Use(t.Context(), a.Name, uid)
+			got, err := s.Use(t.Context(), a.Name, v1alpha1.Try{RequestUID: uid})
 			if err != nil {
 				refused.Add(1)
 				return
@@ -180,7 +180,7 @@ func TestEnsureConvergesOnOne(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range names {
 		group.Go(func() {
-			if a, err := s.Ensure(t.Context(), spec("a")); err == nil {
+			if a, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); err == nil {
 				names[i] = a.Name
 			}
 		})
@@ -207,7 +207,7 @@ func TestEnsureAcrossALife(t *testing.T) {
 	if again := ensure(t, s, spec("a")); again.Name != first.Name || again.Status.Phase != v1alpha1.PhaseApproved {
 		t.Errorf("an approved one does not answer: %s %s", again.Name, again.Status.Phase)
 	}
-	if _, err := s.Use(t.Context(), first.Name, "1"); err != nil {
+	if _, err := s.Use(t.Context(), first.Name, v1alpha1.Try{RequestUID: "1"}); err != nil {
 		t.Fatal(err)
 	}
 	second := ensure(t, s, spec("a"))
@@ -238,17 +238,17 @@ func TestI4_StoreThatCannotKnowSaysSo(t *testing.T) {
 			return away
 		},
 	})
-	if _, err := s.Ensure(t.Context(), spec("a")); !errors.Is(err, away) {
+	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); !errors.Is(err, away) {
 		t.Errorf("Ensure: %v", err)
 	}
 	if _, err := s.Wait(t.Context(), "x"); !errors.Is(err, away) {
 		t.Errorf("Wait: %v", err)
 	}
-	if _, err := s.Use(t.Context(), "x", "1"); !errors.Is(err, away) {
+	if _, err := s.Use(t.Context(), "x", v1alpha1.Try{RequestUID: "1"}); !errors.Is(err, away) {
 		t.Errorf("Use: %v", err)
 	}
 	s.synced.Store(false)
-	if _, err := s.Ensure(t.Context(), spec("a")); !errors.Is(err, ErrNotReady) {
+	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); !errors.Is(err, ErrNotReady) {
 		t.Errorf("Ensure before the first list: %v", err)
 	}
 }
@@ -483,7 +483,7 @@ func TestConditionsFollowAndAreToldOnce(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if st := standingOf(got); string(st.approved) != approved || string(st.used) != used {
+		if st := conditionsOf(got); string(st.approved) != approved || string(st.used) != used {
 			t.Errorf("%s: conditions %+v", doing, got.Status.Conditions)
 		}
 		for _, w := range want {

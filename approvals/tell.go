@@ -74,11 +74,11 @@ func approvedBy(a *v1alpha1.Approval) []string {
 // maxNoteLength is what the API server takes in an event's note, in bytes.
 const maxNoteLength = 1024
 
-// standing is what the conditions said before a write.
-type standing struct{ approved, used metav1.ConditionStatus }
+// conditions are what the conditions said before a write.
+type conditions struct{ approved, used metav1.ConditionStatus }
 
-func standingOf(a *v1alpha1.Approval) standing {
-	var st standing
+func conditionsOf(a *v1alpha1.Approval) conditions {
+	var st conditions
 	if c := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionApproved); c != nil {
 		st.approved = c.Status
 	}
@@ -91,8 +91,8 @@ func standingOf(a *v1alpha1.Approval) standing {
 // report counts and tells what a write of ours changed. Each change of a
 // condition is one conditional write, so one replica reports it, once; an
 // approval that was used before anybody saw it approved is reported as both.
-func (s *Store) report(was standing, a *v1alpha1.Approval, phase v1alpha1.Phase) {
-	is := standingOf(a)
+func (s *Store) report(was conditions, a *v1alpha1.Approval, phase v1alpha1.Phase) {
+	is := conditionsOf(a)
 	if is.approved != was.approved {
 		came := phase
 		if phase == v1alpha1.PhaseUsed {

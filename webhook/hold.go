@@ -18,18 +18,23 @@ import (
 // means that this could not be known, and the request is refused.
 type Approvals interface {
 	// Ensure finds the approval that answers for spec.Fingerprint, or opens one.
-	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error)
+	// A used one answers where t may go through under it again, now or in a moment.
+	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error)
 	// Wait returns when it is no longer pending or ctx is done, then with the
 	// state last known and no error.
 	Wait(ctx context.Context, name string) (*v1alpha1.Approval, error)
-	// Use takes an approved one for the request of that uid, once. Who got it
-	// stands in status.use.
-	Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error)
+	// Use takes an approved one for t, once; and again where the request that had
+	// it was not carried out. Who got it stands in status.use.
+	Use(ctx context.Context, name string, t v1alpha1.Try) (*v1alpha1.Approval, error)
 }
 
 const (
 	maxWaitersPerRun = 20
 	maxWaiters       = 1000
+
+	// afterUse is when to come back where an identical request is under way: by
+	// then it is seen what became of it.
+	afterUse = 5 * time.Second
 
 	minRetryAfter = time.Second
 	maxRetryAfter = time.Minute
@@ -86,7 +91,8 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 	if err != nil {
 		return nil, err
 	}
-	a, err := w.approvals.Ensure(ctx, spec)
+	t := tryOf(r)
+	a, err := w.approvals.Ensure(ctx, spec, t)
 	if err != nil {
 		return nil, fmt.Errorf("find the approval: %w", err)
 	}
@@ -105,10 +111,33 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 	if a.Spec.Fingerprint != spec.Fingerprint {
 		return nil, fmt.Errorf("approval %s is for another request", a.Name)
 	}
-	if a.Status.Phase == v1alpha1.PhaseApproved {
-		return w.use(ctx, r, d, a)
+	switch {
+	case a.Status.Phase == v1alpha1.PhaseApproved && waited && r.req.Operation == admissionv1.Update && t.Proof != v1alpha1.ProofGeneration:
+		return w.freshFirst(r, a), nil
+	case a.Status.Phase == v1alpha1.PhaseApproved, a.Status.Phase == v1alpha1.PhaseUsed:
+		return w.use(ctx, r, d, a, t)
 	}
 	return w.notYet(r, d, a, waited), nil
+}
+
+// freshFirst sends a request back that was approved while it waited and by now
+// may be judged on an object of some seconds ago. Let through, it would meet a
+// conflict if the object has moved on, and its kind shows nothing by which the
+// API server's own retry could be told from a second request: the signature
+// would be gone. The next try is judged on a fresh object.
+func (w *Webhook) freshFirst(r *review, a *v1alpha1.Approval) *admissionv1.AdmissionResponse {
+	text := fmt.Sprintf("%s is approved by %s (approval %s) and goes through with the next identical request. Nothing has changed.", r.action, approvers(a), a.Name)
+	return w.comeBack(r, a, text, minRetryAfter)
+}
+
+// comeBack refuses for now.
+func (w *Webhook) comeBack(r *review, a *v1alpha1.Approval, text string, after time.Duration) *admissionv1.AdmissionResponse {
+	resp := refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, text, causes(ReasonHeld, a.Spec.Rule, a, false))
+	resp.Result.Details.RetryAfterSeconds = int32(after / time.Second) //nolint:gosec // at most a minute, see retryAfter
+	resp.AuditAnnotations = map[string]string{
+		v1alpha1.AnnotationVerdict: "held", v1alpha1.AnnotationRule: a.Spec.Rule, v1alpha1.AnnotationApproval: a.Name,
+	}
+	return resp
 }
 
 // wait waits inline for a decision, within the time that the review has.
@@ -138,12 +167,12 @@ func (w *Webhook) inlineWait(ctx context.Context) time.Duration {
 }
 
 // use lets the request through if it gets the approval.
-func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Approval) (*admissionv1.AdmissionResponse, error) {
+func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Approval, t v1alpha1.Try) (*admissionv1.AdmissionResponse, error) {
 	// The run may have been revoked while the request waited (I9).
 	if refused, err := w.revokedAnswer(r); refused != nil || err != nil {
 		return refused, err
 	}
-	used, err := w.approvals.Use(ctx, a.Name, string(r.req.UID))
+	used, err := w.approvals.Use(ctx, a.Name, t)
 	if err != nil {
 		return nil, fmt.Errorf("use approval %s: %w", a.Name, err)
 	}
@@ -158,6 +187,7 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 		AuditAnnotations: map[string]string{
 			v1alpha1.AnnotationVerdict: "approved", v1alpha1.AnnotationRule: used.Spec.Rule,
 			v1alpha1.AnnotationApproval: used.Name, v1alpha1.AnnotationApprovers: by,
+			v1alpha1.AnnotationUse: string(r.req.UID),
 		},
 	}, nil
 }
@@ -179,13 +209,13 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited boo
 	case v1alpha1.PhaseCancelled:
 		resp = forbidden(r.req, cancelledText(r.action, a), causes(ReasonRevoked, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "run revoked"
-	default: // pending, or used by an identical request a moment ago: the next try opens the next approval
+	case v1alpha1.PhaseUsed:
+		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action, a.Spec.Rule, a.Name)
+		return w.comeBack(r, a, text, afterUse)
+	default:
 		now := w.now()
 		after := retryAfter(now.Sub(a.CreationTimestamp.Time), a.Spec.ExpiresAt.Sub(now), waited)
-		resp = refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests,
-			heldText(r.action, a, d.failed), causes(ReasonHeld, a.Spec.Rule, a, false))
-		resp.Result.Details.RetryAfterSeconds = int32(after / time.Second) //nolint:gosec // at most a minute, see retryAfter
-		notes[v1alpha1.AnnotationVerdict] = "held"
+		return w.comeBack(r, a, heldText(r.action, a, d.failed), after)
 	}
 	resp.AuditAnnotations = notes
 	return resp
