@@ -10,8 +10,12 @@ import (
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 )
 
-//go:embed queries/changes.sql
-var changesSQL string
+var (
+	//go:embed queries/changes.sql
+	changesSQL string
+	//go:embed queries/next.sql
+	nextSQL string
+)
 
 // changesStep is how much time one question covers: what it answers is sorted
 // with all its bodies.
@@ -23,17 +27,41 @@ const changesStep = time.Hour
 // last. Fields that no rule sees are left empty. An error of each
 // ends it and is returned as it is; before each step, progress is told how far it is.
 func Changes(ctx context.Context, conn driver.Conn, since, until time.Time, cluster string, progress func(at time.Time), each func(*Event) error) error {
-	for from := since; from.Before(until); from = from.Add(changesStep) {
+	earliest := time.Unix(0, 0) // of the table's times
+	if since.Before(earliest) {
+		since = earliest
+	}
+	from, empty := since, true
+	for {
+		if empty { // don't ask for every hour of a year without events
+			var events uint64
+			var first int64
+			row := conn.QueryRow(ctx, nextSQL, clickhouse.Named("since", from.UnixMicro()), clickhouse.Named("until", until.UnixMicro()))
+			if err := row.Scan(&events, &first); err != nil {
+				return fmt.Errorf("look for the next event: %w", err)
+			}
+			if events == 0 {
+				return nil
+			}
+			from = time.UnixMicro(first)
+		}
 		progress(from)
 		to := from.Add(changesStep)
 		if to.After(until) {
 			to = until
 		}
-		if err := changes(ctx, conn, [2]time.Time{from, to}, [2]time.Time{since, until}, cluster, each); err != nil {
+		empty = true
+		err := changes(ctx, conn, [2]time.Time{from, to}, [2]time.Time{since, until}, cluster, func(ev *Event) error {
+			empty = false
+			return each(ev)
+		})
+		if err != nil {
 			return err
 		}
+		if from = to; !from.Before(until) {
+			return nil
+		}
 	}
-	return nil
 }
 
 // changes asks for one step of the whole time.

@@ -80,8 +80,22 @@ func TestChanges(t *testing.T) {
 	if ids, _, _ := ask(2*time.Hour, "demo"); !reflect.DeepEqual(ids, []string{"create", "patch", "read", "try 2"}) {
 		t.Errorf("got %q", ids)
 	}
+	// A long time without events is one step, not one for each hour.
+	steps = 0
+	early := []Event{sample("long ago", verb("create"), at(-20*365*24*time.Hour))}
+	if err := Insert(ctx, conn, early); err != nil {
+		t.Fatal(err)
+	}
+	ids = nil
+	err := Changes(ctx, conn, time.Time{}, t0.Add(time.Hour), "demo", func(time.Time) { steps++ }, func(ev *Event) error {
+		ids = append(ids, ev.AuditID)
+		return nil
+	})
+	if want := []string{"long ago", "too early", "create", "patch", "read", "try 1"}; err != nil || !reflect.DeepEqual(ids, want) || steps > 5 {
+		t.Errorf("got %q in %d steps, %v; want %q in few", ids, steps, err, want)
+	}
 	stop := errors.New("enough")
-	err := Changes(ctx, conn, t0, t0.Add(time.Hour), "", func(time.Time) {}, func(*Event) error { return stop })
+	err = Changes(ctx, conn, t0, t0.Add(time.Hour), "", func(time.Time) {}, func(*Event) error { return stop })
 	if !errors.Is(err, stop) {
 		t.Errorf("got %v, want the error of the one who reads", err)
 	}
