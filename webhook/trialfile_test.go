@@ -71,8 +71,10 @@ func TestReadReviews(t *testing.T) {
 func TestReadReviewsStopsWhenAsked(t *testing.T) {
 	t.Parallel()
 	n := 0
-	for range ReadReviews(strings.NewReader(`{"kind":"List","items":[`+agentReview+","+agentReview+"]}\n"+agentReview), "f", nil) {
-		n++
+	for _, err := range ReadReviews(strings.NewReader(`{"kind":"List","items":[`+agentReview+","+agentReview+"]}\n"+agentReview), "f", nil) {
+		if n++; err != nil {
+			t.Error(err)
+		}
 		break
 	}
 	if n != 1 {

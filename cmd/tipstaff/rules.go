@@ -9,6 +9,7 @@ import (
 	"iter"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -18,6 +19,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 	"sigs.k8s.io/yaml"
 
 	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
@@ -66,12 +68,35 @@ func (o *options) print(w io.Writer, v any, text func(io.Writer) error) error {
 	return text(w)
 }
 
+// ruleSections is a Config of which only what judges must hold: who tries rules
+// need not have the keys and certificates of who serves.
+type ruleSections struct {
+	Config `json:",inline"`
+}
+
+// Validate reports what is wrong with the rules and with who is an agent.
+func (s *ruleSections) Validate(*field.Path) field.ErrorList {
+	errs := s.ClusterAgents.Validate(field.NewPath("clusterAgents"))
+	if s.Webhook == nil {
+		return errs
+	}
+	for _, e := range s.Webhook.Validate(field.NewPath("webhook")) {
+		serving := slices.ContainsFunc([]string{"webhook.listen", "webhook.tls", "webhook.inlineWait"}, func(f string) bool {
+			return e.Field == f || strings.HasPrefix(e.Field, f+".")
+		})
+		if !serving {
+			errs = append(errs, e)
+		}
+	}
+	return errs
+}
+
 // ruleConfig is what judges under --config and --rules: the rules, and who is
 // an agent. present is the config's own where candidate is another, else nil.
 func (o *options) ruleConfig(rulesFile string) (candidate webhook.Config, present *webhook.Config, agents *clusteragents.Config, err error) {
 	if o.configFile != "" {
-		c, err := o.loadConfig()
-		if err != nil {
+		c := &ruleSections{}
+		if err := config.Load(o.configFile, c); err != nil {
 			return candidate, nil, nil, err
 		}
 		if c.Webhook != nil {
@@ -249,7 +274,7 @@ func fileRequests(names []string, stdin io.Reader, agents *clusteragents.Config)
 				if count++; count > maxTrialFiles {
 					return fmt.Errorf("more than %d files", maxTrialFiles)
 				}
-				in, err := os.Open(path)
+				in, err := os.Open(path) //nolint:gosec // whoever can change the folder chooses what is read anyway
 				if err != nil {
 					if !fault(err) {
 						return fs.SkipAll
