@@ -55,6 +55,7 @@ func rootCommand() *cobra.Command {
 		approvalsCommand(o), approveCommand(o), denyCommand(o),
 		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
 		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
+		rulesCommand(o),
 	)
 	return root
 }

@@ -1,0 +1,82 @@
+package webhook
+
+import (
+	"context"
+
+	admissionv1 "k8s.io/api/admission/v1"
+	"k8s.io/apimachinery/pkg/util/validation/field"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+// RuleSet judges requests by the rules of a config, and nothing else of it.
+type RuleSet struct {
+	rules    []rule
+	fallback Verdict
+}
+
+// Judgement is the verdict on a request, and the rules that matched it.
+type Judgement struct {
+	Verdict Verdict
+	// Rule gave the verdict: "default" where none matched.
+	Rule string
+	// Failed means that Rule could not be evaluated and counts as matching.
+	Failed  bool
+	Matched []RuleMatch
+}
+
+// RuleMatch is one rule that matched, or failed.
+type RuleMatch struct {
+	Rule    string
+	Verdict Verdict
+	Failed  bool
+}
+
+// NewRuleSet compiles the rules of cfg, the shipped ones where it has none.
+func NewRuleSet(cfg Config) (*RuleSet, error) {
+	rules := cfg.Rules
+	if len(rules) == 0 {
+		var err error
+		if rules, err = DefaultRules(); err != nil {
+			return nil, err
+		}
+	}
+	compiled, errs := compileAll(rules, field.NewPath("webhook", "rules"))
+	if len(errs) > 0 {
+		return nil, errs.ToAggregate()
+	}
+	s := &RuleSet{rules: compiled, fallback: cfg.Default}
+	if s.fallback == "" {
+		s.fallback = Allow
+	}
+	return s, nil
+}
+
+// Judge runs every rule over a request of an agent. An error means that it could not be judged.
+func (s *RuleSet) Judge(ctx context.Context, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) (Judgement, error) {
+	r, err := open(req, agent)
+	if err != nil {
+		return Judgement{}, err
+	}
+	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
+	var findings []finding
+	var j Judgement
+	for i := range s.rules {
+		rule := &s.rules[i]
+		ok, err := rule.matches(ctx, vars)
+		if err == nil && !ok {
+			continue
+		}
+		findings = append(findings, finding{rule: rule, failed: err != nil})
+		j.Matched = append(j.Matched, RuleMatch{Rule: rule.Name, Verdict: rule.Verdict, Failed: err != nil})
+	}
+	if err := ctx.Err(); err != nil {
+		return Judgement{}, err
+	}
+	d := decide(findings, s.fallback)
+	j.Verdict, j.Rule, j.Failed = d.verdict, defaultRuleName, d.failed
+	if d.rule != nil {
+		j.Rule = d.rule.Name
+	}
+	return j, nil
+}
