@@ -9,7 +9,8 @@ import (
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
-// RuleSet judges requests by the rules of a config, and nothing else of it.
+// RuleSet judges requests by the rules of a config, and nothing else of it: the
+// webhook by it, and whoever tries rules on the past.
 type RuleSet struct {
 	rules    []rule
 	fallback Verdict
@@ -52,31 +53,37 @@ func NewRuleSet(cfg Config) (*RuleSet, error) {
 	return s, nil
 }
 
+// findings are the rules that match r, and those that fail on it.
+func (s *RuleSet) findings(ctx context.Context, r *review) []finding {
+	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
+	var found []finding
+	for i := range s.rules {
+		rule := &s.rules[i]
+		ok, err := rule.matches(ctx, vars)
+		if err != nil || ok {
+			found = append(found, finding{rule: rule, failed: err != nil})
+		}
+	}
+	return found
+}
+
 // Judge runs every rule over a request of an agent. An error means that it could not be judged.
 func (s *RuleSet) Judge(ctx context.Context, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) (Judgement, error) {
 	r, err := open(req, agent)
 	if err != nil {
 		return Judgement{}, err
 	}
-	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
-	var findings []finding
-	var j Judgement
-	for i := range s.rules {
-		rule := &s.rules[i]
-		ok, err := rule.matches(ctx, vars)
-		if err == nil && !ok {
-			continue
-		}
-		findings = append(findings, finding{rule: rule, failed: err != nil})
-		j.Matched = append(j.Matched, RuleMatch{Rule: rule.Name, Verdict: rule.Verdict, Failed: err != nil})
-	}
+	findings := s.findings(ctx, r)
 	if err := ctx.Err(); err != nil {
 		return Judgement{}, err
 	}
 	d := decide(findings, s.fallback)
-	j.Verdict, j.Rule, j.Failed = d.verdict, defaultRuleName, d.failed
+	j := Judgement{Verdict: d.verdict, Rule: defaultRuleName, Failed: d.failed}
 	if d.rule != nil {
 		j.Rule = d.rule.Name
+	}
+	for _, f := range findings {
+		j.Matched = append(j.Matched, RuleMatch{Rule: f.rule.Name, Verdict: f.rule.Verdict, Failed: f.failed})
 	}
 	return j, nil
 }
