@@ -12,7 +12,7 @@ import (
 // RuleSet judges requests by the rules of a config, and nothing else of it: the
 // webhook by it, and whoever tries rules on the past.
 type RuleSet struct {
-	rules    []rule
+	rules    index
 	fallback Verdict
 }
 
@@ -46,7 +46,7 @@ func NewRuleSet(cfg Config) (*RuleSet, error) {
 	if len(errs) > 0 {
 		return nil, errs.ToAggregate()
 	}
-	s := &RuleSet{rules: compiled, fallback: cfg.Default}
+	s := &RuleSet{rules: newIndex(compiled), fallback: cfg.Default}
 	if s.fallback == "" {
 		s.fallback = Allow
 	}
@@ -55,10 +55,13 @@ func NewRuleSet(cfg Config) (*RuleSet, error) {
 
 // findings are the rules that match r, and those that fail on it.
 func (s *RuleSet) findings(ctx context.Context, r *review) []finding {
+	candidates := s.rules.candidates(r.req)
+	if len(candidates) == 0 {
+		return nil
+	}
 	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
 	var found []finding
-	for i := range s.rules {
-		rule := &s.rules[i]
+	for _, rule := range candidates {
 		ok, err := rule.matches(ctx, vars)
 		if err != nil || ok {
 			found = append(found, finding{rule: rule, failed: err != nil})
