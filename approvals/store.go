@@ -208,7 +208,7 @@ func nameOf(fp v1alpha1.Fingerprint, ordinal int) string {
 
 // Wait returns when the approval is no longer pending or when ctx is done,
 // with the state last read and no error. An error means that its state could
-// not be read even once, or that it is gone.
+// not be read even once, or that it is gone. The answer lacks spec.diff.
 func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, error) {
 	wake, stop := s.subscribe(name)
 	defer stop()
@@ -221,6 +221,7 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 			}
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
+		a.Spec.Diff = "" // up to 256 KiB that nobody who waits needs
 		last = s.seen(a)
 		if last.Status.Phase != v1alpha1.PhasePending {
 			return last, nil

@@ -46,6 +46,7 @@ type Webhook struct {
 	limits    *access.Limits
 	masker    *mask.Masker
 	waiters   waiters
+	clients   clients
 	now       func() time.Time
 	log       *slog.Logger
 }
