@@ -158,7 +158,10 @@ func TestI9_TwoReplicasCancelAndUse(t *testing.T) {
 	knows := world(t, "tipstaff", interceptor.Funcs{
 		SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, obj client.Object, opts ...client.SubResourceUpdateOption) error {
 			err := c.SubResource(sub).Update(ctx, obj, opts...)
-			if a, ok := obj.(*v1alpha1.Approval); ok && err == nil && (a.Status.Cancelled != nil || a.Status.Use != nil) {
+			a, ok := obj.(*v1alpha1.Approval)
+			// Conditions follow in a write of their own.
+			before := standing{metav1.ConditionTrue, metav1.ConditionFalse}
+			if ok && err == nil && (a.Status.Cancelled != nil || a.Status.Use != nil) && standingOf(a) == before {
 				mu.Lock()
 				defer mu.Unlock()
 				ends[a.Name]++
@@ -178,6 +181,7 @@ func TestI9_TwoReplicasCancelAndUse(t *testing.T) {
 	}
 	for _, name := range names { // so that ends are the only writes to come
 		eventually(t, "phase", func() bool { return phaseOf(knows, name) == v1alpha1.PhaseApproved })
+		eventually(t, "condition", func() bool { return standingOf(find(t, knows, name)).approved == metav1.ConditionTrue })
 	}
 	var group sync.WaitGroup
 	runs := map[string]string{run: "it went astray"}

@@ -16,7 +16,9 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	eventsv1 "k8s.io/client-go/kubernetes/typed/events/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -48,6 +50,9 @@ type Store struct {
 	bounds    Bounds
 	now       func() time.Time
 	log       *slog.Logger
+	metrics   *metrics
+	broadcast events.EventBroadcaster // nil where nobody is told by events
+	events    events.EventRecorder    // nil with it
 
 	self   atomic.Pointer[string]
 	synced atomic.Bool
@@ -68,7 +73,20 @@ func NewStore(kubeconfig *rest.Config, cfg Config, revoked Revoked, bounds Bound
 	if err != nil {
 		return nil, err
 	}
-	return newStore(c, cfg, revoked, bounds, log), nil
+	s := newStore(c, cfg, revoked, bounds, log)
+	kubeconfig = rest.CopyConfig(kubeconfig)
+	kubeconfig.QPS, kubeconfig.Burst = 50, 100
+	sink, err := eventsv1.NewForConfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for events: %w", err)
+	}
+	scheme, err := scheme()
+	if err != nil {
+		return nil, err
+	}
+	s.broadcast = events.NewBroadcaster(&events.EventSinkImpl{Interface: sink})
+	s.events = s.broadcast.NewRecorder(scheme, "tipstaff.dev/approvals")
+	return s, nil
 }
 
 func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, log *slog.Logger) *Store {
@@ -77,14 +95,14 @@ func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, lo
 		retention = DefaultRetention
 	}
 	return &Store{
-		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log,
+		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log, metrics: newMetrics(),
 		waiters: map[string]map[chan struct{}]struct{}{}, reports: make(chan report, maxReports),
 	}
 }
 
 // Guard serves POST /guard: the validating webhook over the store's objects.
 func (s *Store) Guard() http.Handler {
-	return (&guard{self: s.whoami, bounds: s.bounds, now: s.now, log: s.log}).handler()
+	return (&guard{mayApprove: s.mayApprove, self: s.whoami, bounds: s.bounds, now: s.now, log: s.log}).handler()
 }
 
 // HasSynced reports whether the store watches approvals and knows its own name.
@@ -109,7 +127,7 @@ var ErrNotReady = errors.New("approvals are not loaded yet")
 // would have expired: asking again at once is not a new question. So does one
 // that was used where t may go through under it again, now or in a moment. After
 // any other that was used, expired or cancelled, or under changed terms (rule,
-// approvers, quorum), the next is opened.
+// who decides), the next is opened.
 func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t Try) (*v1alpha1.Approval, error) {
 	if !s.HasSynced() {
 		return nil, ErrNotReady
@@ -144,6 +162,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t Try) (
 		}
 		err := s.client.Create(ctx, a)
 		if err == nil {
+			s.metrics.opened.WithLabelValues(spec.Rule).Inc()
 			s.log.InfoContext(ctx, "approval opened", "approval", name, "run", spec.Agent.Run, "rule", spec.Rule)
 			return s.seen(a), nil
 		}
@@ -164,7 +183,8 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t Try) (
 // answers reports whether a is the answer to spec, given or to come.
 func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec, t Try) bool {
 	if a.Spec.Fingerprint != spec.Fingerprint || a.Spec.Rule != spec.Rule || a.Spec.Quorum != spec.Quorum ||
-		!slices.Equal(a.Spec.Approvers, spec.Approvers) || a.DeletionTimestamp != nil {
+		!slices.Equal(a.Spec.Approvers, spec.Approvers) || !slices.Equal(a.Spec.BreakGlass, spec.BreakGlass) ||
+		a.Spec.OwnerMayDecide != spec.OwnerMayDecide || a.DeletionTimestamp != nil {
 		return false
 	}
 	now := s.now()

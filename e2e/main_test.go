@@ -23,7 +23,7 @@ var shared *harness.Cluster
 // testRules hold config maps by name, so that a test can hold content.
 const testRules = `
 - name: test-held
-  match: request.operation == 'CREATE' && request.resource.resource == 'configmaps' && request.name.startsWith('held-')
+  match: request.operation == 'CREATE' && request.resource.resource in ['configmaps', 'services'] && request.name.startsWith('held-')
   verdict: hold
   approvers: [tipstaff-approvers]
 - name: test-two-people
@@ -31,6 +31,7 @@ const testRules = `
   verdict: hold
   quorum: 2
   approvers: [tipstaff-approvers]
+  breakGlass: [tipstaff-captains]
 `
 
 // childEnv makes this binary a process that starts a control plane and waits

@@ -83,7 +83,11 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 	if a.Status.Phase == v1alpha1.PhasePending && w.waiters.enter(r.agent.Key()) {
 		fingerprint := spec.Fingerprint
 		release(r, &spec, a)
+		began := w.now()
+		w.metrics.waiting.Inc()
 		a, waited, err = w.wait(ctx, a)
+		w.metrics.waiting.Dec()
+		w.metrics.waited.Observe(w.now().Sub(began).Seconds())
 		w.waiters.leave(r.agent.Key())
 		if err != nil {
 			return nil, err
@@ -245,7 +249,7 @@ func (w *Webhook) spec(r *review, d decision) (v1alpha1.ApprovalSpec, error) {
 		},
 		Action: r.action, Diff: text, DiffBytes: whole,
 		Rule: rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
-		Approvers: rule.Approvers, Quorum: rule.Quorum,
+		Approvers: rule.Approvers, Quorum: rule.Quorum, BreakGlass: rule.BreakGlass, OwnerMayDecide: rule.OwnerMayDecide,
 		// Seconds are what the API server keeps.
 		ExpiresAt: metav1.NewTime(w.now().Add(rule.TimeToLive.Duration).UTC().Truncate(time.Second)),
 	}, nil

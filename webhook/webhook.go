@@ -47,6 +47,7 @@ type Webhook struct {
 	masker    *mask.Masker
 	waiters   waiters
 	clients   clients
+	metrics   *metrics
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -75,6 +76,7 @@ func New(cfg Config, approvals Approvals, revoked Revoked, agents *clusteragents
 	w := &Webhook{
 		rules: compiled, fallback: cfg.Default, inline: cfg.InlineWait.Duration,
 		approvals: approvals, revoked: revoked, agents: agents, limits: limits, masker: masker, now: time.Now, log: log,
+		metrics: newMetrics(),
 	}
 	if w.fallback == "" {
 		w.fallback = Allow
@@ -138,6 +140,12 @@ func budget(timeout string) time.Duration {
 // answer judges one request and always gives an answer; what can't be known is
 // a refusal (I4).
 func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest) (resp *admissionv1.AdmissionResponse) {
+	began, counts := w.now(), false
+	defer func() { // after the next one, which makes an answer of a panic
+		if counts {
+			w.metrics.judged(resp, w.now().Sub(began))
+		}
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may hold what was being judged: only its type goes to the log.
@@ -153,6 +161,7 @@ func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest)
 	if !is {
 		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
 	}
+	counts = true
 	resp, err := w.judge(ctx, req, agent)
 	if err == nil && ctx.Err() != nil && resp.Allowed {
 		err = ctx.Err() // the API server has given up or is about to: don't say yes to nobody

@@ -224,6 +224,12 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := register("approvals", store.Collectors()); err != nil {
+			return nil, err
+		}
+		if err := register("webhook", changes.Collectors()); err != nil {
+			return nil, err
+		}
 		mux := http.NewServeMux()
 		mux.Handle("/changes", changes.Handler())
 		mux.Handle("/guard", store.Guard())
