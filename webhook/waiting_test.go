@@ -40,7 +40,7 @@ func bytesPerWaiter(tb testing.TB, n int) (heap, stack uint64) {
 	after := inUse()
 	cancel()
 	group.Wait()
-	per := func(before, after uint64) uint64 { return (after - min(before, after)) / uint64(n) } //nolint:gosec // n is small
+	per := func(before, after uint64) uint64 { return (after - min(before, after)) / uint64(n) }
 	return per(before.HeapAlloc, after.HeapAlloc), per(before.StackInuse, after.StackInuse)
 }
 
