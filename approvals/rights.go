@@ -181,7 +181,7 @@ func isRetry(old *v1alpha1.Approval, use *v1alpha1.Use, now time.Time) bool {
 	was := old.Status.Use
 	return use != nil && use.RequestUID != "" && use.RequestUID != was.RequestUID && use.ObjectUID == was.ObjectUID &&
 		use.Outcome == nil && use.Tries == was.Tries+1 && use.Tries <= maxTries &&
-		standing(old, now) == v1alpha1.PhaseApproved
+		phaseUnused(old, now) == v1alpha1.PhaseApproved
 }
 
 // addsOutcome reports whether is differs from was in its outcome alone, which

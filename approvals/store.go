@@ -126,8 +126,8 @@ var ErrNotReady = errors.New("approvals are not loaded yet")
 // What is pending or approved answers. So does a denial until its approval
 // would have expired: asking again at once is not a new question. So does one
 // that was used where t may go through under it again, now or in a moment. After
-// any other that was used, expired or cancelled, or under changed terms (rule, who
-// decides), the next is opened.
+// any other that was used, expired or cancelled, or under changed terms (rule,
+// who decides), the next is opened.
 func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	if !s.HasSynced() {
 		return nil, ErrNotReady
@@ -228,7 +228,7 @@ func nameOf(fp v1alpha1.Fingerprint, ordinal int) string {
 
 // Wait returns when the approval is no longer pending or when ctx is done,
 // with the state last read and no error. An error means that its state could
-// not be read even once, or that it is gone.
+// not be read even once, or that it is gone. The answer lacks spec.diff.
 func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, error) {
 	wake, stop := s.subscribe(name)
 	defer stop()
@@ -241,6 +241,7 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 			}
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
+		a.Spec.Diff = "" // up to 256 KiB that nobody who waits needs
 		last = s.seen(a)
 		if last.Status.Phase != v1alpha1.PhasePending {
 			return last, nil

@@ -54,7 +54,7 @@ func again(a *v1alpha1.Approval, t v1alpha1.Try, now time.Time) (wait time.Durat
 	switch {
 	case use == nil:
 		return 0, "it was not used"
-	case standing(a, now) != v1alpha1.PhaseApproved:
+	case phaseUnused(a, now) != v1alpha1.PhaseApproved:
 		return 0, "it no longer stands"
 	case use.Tries >= maxTries:
 		return 0, fmt.Sprintf("it was tried %d times", use.Tries)
@@ -85,9 +85,9 @@ func again(a *v1alpha1.Approval, t v1alpha1.Try, now time.Time) (wait time.Durat
 	return 0, "its request went through too long ago"
 }
 
-// standing is where a would stand had it not been used: approved, unless it
+// phaseUnused is where a would stand had it not been used: approved, unless it
 // expired or was ended since.
-func standing(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
+func phaseUnused(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 	unused := *a
 	unused.Status.Use = nil
 	return State(&unused, now)

@@ -101,7 +101,7 @@ func TestI3_NoInterleavingTakesEffectTwice(t *testing.T) {
 	}
 	effects, retries := 0, 0
 	for seed := range uint64(20_000) {
-		rnd := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // a test that can be repeated
+		rnd := rand.New(rand.NewPCG(seed, 7))
 		proof := []v1alpha1.Proof{v1alpha1.ProofNone, v1alpha1.ProofVersion, v1alpha1.ProofGeneration}[rnd.IntN(3)]
 		a := usedAt("UPDATE", 0)
 		a.Status.Use = nil

@@ -31,13 +31,6 @@ type Approvals interface {
 const (
 	maxWaitersPerRun = 20
 	maxWaiters       = 1000
-
-	// afterUse is when to come back where an identical request is under way: by
-	// then it is seen what became of it.
-	afterUse = 5 * time.Second
-
-	minRetryAfter = time.Second
-	maxRetryAfter = time.Minute
 )
 
 // waiters caps how many requests wait inline, per run and in all: each holds a
@@ -71,20 +64,6 @@ func (w *waiters) leave(run v1alpha1.RunKey) {
 	}
 }
 
-// retryAfter tells the client when to come back. It grows with the approval's
-// age, so that a quick decision is picked up within a second or two, and so
-// that client-go's ten retries, each after an inline wait of 3 s, cover more
-// than five minutes. One that could not wait inline backs off twice as fast.
-func retryAfter(age, left time.Duration, waited bool) time.Duration {
-	d := age
-	if waited {
-		d = age / 2
-	}
-	d = min(max(d, minRetryAfter), maxRetryAfter)
-	d = min(d, max(left, minRetryAfter))
-	return d.Round(time.Second)
-}
-
 // hold answers a request that a rule holds.
 func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1.AdmissionResponse, error) {
 	spec, err := w.spec(r, d)
@@ -96,8 +75,13 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 	if err != nil {
 		return nil, fmt.Errorf("find the approval: %w", err)
 	}
-	waited := false
+	if a.Spec.Fingerprint != spec.Fingerprint {
+		return nil, fmt.Errorf("approval %s is for another request", a.Name)
+	}
+	var waited time.Duration
 	if a.Status.Phase == v1alpha1.PhasePending && w.waiters.enter(r.agent.Key()) {
+		fingerprint := spec.Fingerprint
+		release(r, &spec, a)
 		began := w.now()
 		w.metrics.waiting.Inc()
 		a, waited, err = w.wait(ctx, a)
@@ -107,17 +91,26 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 		if err != nil {
 			return nil, err
 		}
-	}
-	if a.Spec.Fingerprint != spec.Fingerprint {
-		return nil, fmt.Errorf("approval %s is for another request", a.Name)
+		if a.Spec.Fingerprint != fingerprint {
+			return nil, fmt.Errorf("approval %s is for another request", a.Name)
+		}
 	}
 	switch {
-	case a.Status.Phase == v1alpha1.PhaseApproved && waited && r.req.Operation == admissionv1.Update && t.Proof != v1alpha1.ProofGeneration:
+	case a.Status.Phase == v1alpha1.PhaseApproved && waited > 0 && r.req.Operation == admissionv1.Update && t.Proof != v1alpha1.ProofGeneration:
 		return w.freshFirst(r, a), nil
 	case a.Status.Phase == v1alpha1.PhaseApproved, a.Status.Phase == v1alpha1.PhaseUsed:
 		return w.use(ctx, r, d, a, t)
 	}
 	return w.notYet(r, d, a, waited), nil
+}
+
+// release drops what a waiting request no longer needs: its objects, each up to
+// megabytes, and their difference. What is left of it is who asks for what.
+func release(r *review, spec *v1alpha1.ApprovalSpec, a *v1alpha1.Approval) {
+	r.object, r.oldObject, r.options = nil, nil, nil
+	r.req.Object.Raw, r.req.OldObject.Raw, r.req.Options.Raw = nil, nil, nil
+	*spec = v1alpha1.ApprovalSpec{}
+	a.Spec.Diff = ""
 }
 
 // freshFirst sends a request back that was approved while it waited and by now
@@ -140,18 +133,20 @@ func (w *Webhook) comeBack(r *review, a *v1alpha1.Approval, text string, after t
 	return resp
 }
 
-// wait waits inline for a decision, within the time that the review has.
-func (w *Webhook) wait(ctx context.Context, a *v1alpha1.Approval) (*v1alpha1.Approval, bool, error) {
+// wait waits inline for a decision, within the time that the review has, and
+// says how long it did: more than zero.
+func (w *Webhook) wait(ctx context.Context, a *v1alpha1.Approval) (*v1alpha1.Approval, time.Duration, error) {
+	start := time.Now()
 	inline, cancel := context.WithTimeout(ctx, w.inlineWait(ctx))
 	defer cancel()
 	decided, err := w.approvals.Wait(inline, a.Name)
 	switch {
 	case err == nil:
-		return decided, true, nil
+		return decided, max(time.Since(start), 1), nil
 	case inline.Err() != nil && ctx.Err() == nil:
-		return a, true, nil // the wait was over before its first read; what Ensure saw stands
+		return a, max(time.Since(start), 1), nil // the wait was over before its first read; what Ensure saw stands
 	default:
-		return nil, true, fmt.Errorf("wait for approval %s: %w", a.Name, err)
+		return nil, 0, fmt.Errorf("wait for approval %s: %w", a.Name, err)
 	}
 }
 
@@ -177,8 +172,9 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 		return nil, fmt.Errorf("use approval %s: %w", a.Name, err)
 	}
 	if used.Status.Phase != v1alpha1.PhaseUsed || used.Status.Use == nil || used.Status.Use.RequestUID != string(r.req.UID) {
-		return w.notYet(r, d, used, false), nil
+		return w.notYet(r, d, used, 0), nil
 	}
+	w.clients.done(a.Name)
 	by := approvers(used)
 	w.log.InfoContext(ctx, "change approved", "run", r.agent.Run, "rule", used.Spec.Rule, "approval", used.Name, "approvers", by)
 	return &admissionv1.AdmissionResponse{
@@ -193,7 +189,7 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 }
 
 // notYet refuses with what stands: still held, denied, expired, cancelled, or used by another.
-func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited bool) *admissionv1.AdmissionResponse {
+func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited time.Duration) *admissionv1.AdmissionResponse {
 	notes := map[string]string{
 		v1alpha1.AnnotationRule: a.Spec.Rule, v1alpha1.AnnotationApproval: a.Name,
 	}
@@ -213,8 +209,7 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited boo
 		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action, a.Spec.Rule, a.Name)
 		return w.comeBack(r, a, text, afterUse)
 	default:
-		now := w.now()
-		after := retryAfter(now.Sub(a.CreationTimestamp.Time), a.Spec.ExpiresAt.Sub(now), waited)
+		after := w.clients.next(a.Name, a.CreationTimestamp.Time, a.Spec.ExpiresAt.Time, w.now(), waited)
 		return w.comeBack(r, a, heldText(r.action, a, d.failed), after)
 	}
 	resp.AuditAnnotations = notes

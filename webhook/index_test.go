@@ -85,7 +85,9 @@ func TestTheIndexSkipsOnlyWhatIsFalse(t *testing.T) {
 				t.Fatalf("rule %q (%s) is skipped on %s, and gives %t, %v", rule.Name, rule.Match, line, ok, err)
 			}
 		}
-		if !slices.IsSortedFunc(can, func(a, b *rule) int { return slices.Index(names(compiled), a.Name) - slices.Index(names(compiled), b.Name) }) {
+		if !slices.IsSortedFunc(can, func(a, b *rule) int {
+			return slices.Index(names(compiled), a.Name) - slices.Index(names(compiled), b.Name)
+		}) {
 			t.Fatal("the candidates are out of order")
 		}
 	}

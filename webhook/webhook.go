@@ -44,6 +44,7 @@ type Webhook struct {
 	limits    *access.Limits
 	masker    *mask.Masker
 	waiters   waiters
+	clients   clients
 	metrics   *metrics
 	now       func() time.Time
 	log       *slog.Logger

@@ -471,37 +471,6 @@ func TestI7_NoSecretInAnApproval(t *testing.T) {
 	}
 }
 
-func TestRetryAfterCoversFiveMinutes(t *testing.T) {
-	t.Parallel()
-	for _, waited := range []bool{true, false} {
-		var age time.Duration
-		if waited {
-			age = DefaultInlineWait
-		}
-		var first, total time.Duration
-		for i := range 10 {
-			d := retryAfter(age, time.Hour, waited)
-			if i == 0 {
-				first = d
-			}
-			age += d
-			if waited {
-				age += DefaultInlineWait
-			}
-			total = age
-		}
-		if first > 2*time.Second {
-			t.Errorf("waited %v: the first retry comes after %s", waited, first)
-		}
-		if min := 5 * time.Minute; waited && total < min {
-			t.Errorf("ten retries cover %s, want %s", total, min)
-		}
-	}
-	if got := retryAfter(time.Hour, 7*time.Second, true); got != 7*time.Second {
-		t.Errorf("near the end: %s", got)
-	}
-}
-
 func TestWaitersAreCapped(t *testing.T) {
 	t.Parallel()
 	var w waiters
