@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	"k8s.io/apimachinery/pkg/api/meta"
 	"k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/client-go/rest"
@@ -21,6 +22,9 @@ func scheme() (*runtime.Scheme, error) {
 	if err := authenticationv1.AddToScheme(s); err != nil {
 		return nil, fmt.Errorf("register %s: %w", authenticationv1.SchemeGroupVersion, err)
 	}
+	if err := authorizationv1.AddToScheme(s); err != nil {
+		return nil, fmt.Errorf("register %s: %w", authorizationv1.SchemeGroupVersion, err)
+	}
 	return s, nil
 }
 
@@ -32,6 +36,7 @@ func mapper() meta.RESTMapper {
 		m.Add(v1alpha1.GroupVersion.WithKind(kind), meta.RESTScopeRoot)
 	}
 	m.Add(authenticationv1.SchemeGroupVersion.WithKind("SelfSubjectReview"), meta.RESTScopeRoot)
+	m.Add(authorizationv1.SchemeGroupVersion.WithKind("SubjectAccessReview"), meta.RESTScopeRoot)
 	return m
 }
 

@@ -64,6 +64,12 @@ func (s *Store) Run(ctx context.Context) error {
 	defer unsubscribe()
 
 	var group wait.Group
+	if s.broadcast != nil {
+		if err := s.broadcast.StartRecordingToSinkWithContext(ctx); err != nil {
+			return fmt.Errorf("write events: %w", err)
+		}
+		defer s.broadcast.Shutdown()
+	}
 	group.StartWithContext(ctx, informer.RunWithContext)
 	group.StartWithContext(ctx, func(ctx context.Context) {
 		if cache.WaitForCacheSync(ctx.Done(), informer.HasSynced) {
@@ -163,9 +169,13 @@ func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Durat
 		}
 		return 0, nil // the event of that write, or of whose came first, brings it back
 	} // where it isn't known, recheck brings it back
-	if a.Status.Phase != phase {
+	was := conditionsOf(a)
+	if changed := setConditions(a, phase, now); changed || a.Status.Phase != phase {
 		a.Status.Phase = phase
-		if err := ignore(s.client.Status().Update(ctx, a)); err != nil {
+		err := s.client.Status().Update(ctx, a)
+		if err == nil {
+			s.report(was, a, phase)
+		} else if ignore(err) != nil {
 			return 0, fmt.Errorf("set phase %s: %w", phase, err)
 		}
 	}

@@ -147,6 +147,12 @@ func describe(a *v1alpha1.Approval, p v1alpha1.Phase) string {
 	if p == v1alpha1.PhaseExpired {
 		return "expired since " + a.Spec.ExpiresAt.UTC().Format(time.RFC3339)
 	}
+	switch p {
+	case v1alpha1.PhasePending:
+		return "waiting for a decision"
+	case v1alpha1.PhaseApproved:
+		return "approved by " + strings.Join(approvedBy(a), ", ")
+	}
 	return "used"
 }
 

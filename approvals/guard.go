@@ -1,6 +1,7 @@
 package approvals
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -9,6 +10,8 @@ import (
 	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	kjson "sigs.k8s.io/json"
 
@@ -32,10 +35,13 @@ type Bounds struct {
 // guard is the validating webhook over tipstaff's own objects. Its right is
 // refusal; what it can't read, it refuses.
 type guard struct {
-	self   func() string // tipstaff's own username, empty while unknown
-	bounds Bounds
-	now    func() time.Time
-	log    *slog.Logger
+	// mayApprove asks the API server whether a person has the verb "approve" on
+	// the approval of that name.
+	mayApprove func(ctx context.Context, user authenticationv1.UserInfo, name string) (bool, error)
+	self       func() string // tipstaff's own username, empty while unknown
+	bounds     Bounds
+	now        func() time.Time
+	log        *slog.Logger
 }
 
 func (g *guard) handler() http.Handler {
@@ -87,7 +93,45 @@ func (g *guard) review(r *http.Request, req *admissionv1.AdmissionRequest) (resp
 			"resource", c.resource, "subresource", c.subresource, "name", req.Name, "reason", why)
 		return refuse(http.StatusForbidden, metav1.StatusReasonForbidden, why)
 	}
+	if c.decides() {
+		may, err := g.mayApprove(r.Context(), req.UserInfo, c.old.Name)
+		switch {
+		case err != nil:
+			g.log.WarnContext(r.Context(), "right to decide could not be looked up, refused", "user", req.UserInfo.Username, "name", req.Name, "error", err)
+			return refuse(http.StatusInternalServerError, metav1.StatusReasonInternalError, "refused: tipstaff could not ask whether you may decide; try again")
+		case !may:
+			return refuse(http.StatusForbidden, metav1.StatusReasonForbidden,
+				fmt.Sprintf("%s lacks the verb %q on approvals.%s: a role such as tipstaff-approver gives it", req.UserInfo.Username, verbApprove, v1alpha1.Group))
+		}
+	}
 	return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
+}
+
+// verbApprove is what RBAC must give who decides, approving or denying.
+const verbApprove = "approve"
+
+// decides reports whether c, which is allowed otherwise, adds a decision.
+func (c *change) decides() bool {
+	return c.resource == "approvals" && c.subresource == "status" && c.old != nil && c.new != nil &&
+		len(c.new.Status.Decisions) > len(c.old.Status.Decisions)
+}
+
+// mayApprove asks by a SubjectAccessReview, as the API server itself authorizes.
+func (s *Store) mayApprove(ctx context.Context, user authenticationv1.UserInfo, name string) (bool, error) {
+	extra := make(map[string]authorizationv1.ExtraValue, len(user.Extra))
+	for k, v := range user.Extra {
+		extra[k] = authorizationv1.ExtraValue(v)
+	}
+	r := &authorizationv1.SubjectAccessReview{Spec: authorizationv1.SubjectAccessReviewSpec{
+		ResourceAttributes: &authorizationv1.ResourceAttributes{
+			Verb: verbApprove, Group: v1alpha1.Group, Version: v1alpha1.GroupVersion.Version, Resource: "approvals", Name: name,
+		},
+		User: user.Username, UID: user.UID, Groups: user.Groups, Extra: extra,
+	}}
+	if err := s.client.Create(ctx, r); err != nil {
+		return false, fmt.Errorf("review the access of %s: %w", user.Username, err)
+	}
+	return r.Status.Allowed && !r.Status.Denied, nil
 }
 
 // decode reads the old and the new object of a change.

@@ -53,7 +53,7 @@ func TestI9_RevocationEndsWhatWaits(t *testing.T) {
 	held, approved, used, other := ensure(t, s, spec("a")), ensure(t, s, spec("b")), ensure(t, s, spec("c")), spec("d")
 	approveAs(t, s, approved.Name, "alice", v1alpha1.VerdictApprove)
 	approveAs(t, s, used.Name, "alice", v1alpha1.VerdictApprove)
-	if _, err := s.Use(t.Context(), used.Name, "1"); err != nil {
+	if _, err := s.Use(t.Context(), used.Name, v1alpha1.Try{RequestUID: "1"}); err != nil {
 		t.Fatal(err)
 	}
 	other.Agent.Run = "another"
@@ -87,7 +87,7 @@ func TestI9_RevocationEndsWhatWaits(t *testing.T) {
 
 	// Lifted again, what was cancelled stays so; the same request asks anew.
 	revoked(s).set(nil, nil)
-	if a, err := s.Use(t.Context(), approved.Name, "2"); err != nil || a.Status.Phase != v1alpha1.PhaseCancelled || a.Status.Use != nil {
+	if a, err := s.Use(t.Context(), approved.Name, v1alpha1.Try{RequestUID: "2"}); err != nil || a.Status.Phase != v1alpha1.PhaseCancelled || a.Status.Use != nil {
 		t.Errorf("a cancelled approval is used: %+v %v", a.Status, err)
 	}
 	if a := ensure(t, s, spec("b")); a.Name == approved.Name || a.Status.Phase != v1alpha1.PhasePending {
@@ -114,11 +114,11 @@ func TestI9_AnApprovalOfARevokedRunIsNotUsed(t *testing.T) {
 	approveAs(t, s, a.Name, "alice", v1alpha1.VerdictApprove)
 	away := errors.New("not known")
 	revoked(s).set(nil, away)
-	if _, err := s.Use(t.Context(), a.Name, "1"); !errors.Is(err, away) {
+	if _, err := s.Use(t.Context(), a.Name, v1alpha1.Try{RequestUID: "1"}); !errors.Is(err, away) {
 		t.Errorf("where nobody knows: %v", err)
 	}
 	revoked(s).set(map[string]string{a.Spec.Agent.Run: strings.Repeat("ä", maxReasonLength+1)}, nil)
-	got, err := s.Use(t.Context(), a.Name, "1")
+	got, err := s.Use(t.Context(), a.Name, v1alpha1.Try{RequestUID: "1"})
 	if err != nil || got.Status.Phase != v1alpha1.PhaseCancelled || got.Status.Use != nil {
 		t.Errorf("revoked: %+v %v", got, err)
 	}
@@ -158,7 +158,10 @@ func TestI9_TwoReplicasCancelAndUse(t *testing.T) {
 	knows := world(t, "tipstaff", interceptor.Funcs{
 		SubResourceUpdate: func(ctx context.Context, c client.Client, sub string, obj client.Object, opts ...client.SubResourceUpdateOption) error {
 			err := c.SubResource(sub).Update(ctx, obj, opts...)
-			if a, ok := obj.(*v1alpha1.Approval); ok && err == nil && (a.Status.Cancelled != nil || a.Status.Use != nil) {
+			a, ok := obj.(*v1alpha1.Approval)
+			// Conditions follow in a write of their own.
+			before := conditions{metav1.ConditionTrue, metav1.ConditionFalse}
+			if ok && err == nil && (a.Status.Cancelled != nil || a.Status.Use != nil) && conditionsOf(a) == before {
 				mu.Lock()
 				defer mu.Unlock()
 				ends[a.Name]++
@@ -178,6 +181,7 @@ func TestI9_TwoReplicasCancelAndUse(t *testing.T) {
 	}
 	for _, name := range names { // so that ends are the only writes to come
 		eventually(t, "phase", func() bool { return phaseOf(knows, name) == v1alpha1.PhaseApproved })
+		eventually(t, "condition", func() bool { return conditionsOf(find(t, knows, name)).approved == metav1.ConditionTrue })
 	}
 	var group sync.WaitGroup
 	runs := map[string]string{run: "it went astray"}
@@ -185,7 +189,7 @@ func TestI9_TwoReplicasCancelAndUse(t *testing.T) {
 	group.Go(func() { revoked(knowsToo).set(runs, nil) })
 	for i, name := range names {
 		group.Go(func() {
-			if _, err := late.Use(t.Context(), name, fmt.Sprint(i)); err != nil {
+			if _, err := late.Use(t.Context(), name, v1alpha1.Try{RequestUID: fmt.Sprint(i)}); err != nil {
 				t.Error(err)
 			}
 		})

@@ -100,7 +100,7 @@ func refuseCreate(c change, isSelf bool) string {
 	if c.new == nil {
 		return "no approval in the request"
 	}
-	if s := c.new.Status; len(s.Decisions) > 0 || s.Use != nil || s.Cancelled != nil {
+	if s := c.new.Status; len(s.Decisions) > 0 || s.Use != nil || s.Cancelled != nil || len(s.Conditions) > 0 {
 		return "an approval starts undecided"
 	}
 	return ""
@@ -129,8 +129,9 @@ func refuseStatus(c change, isSelf bool, now time.Time) string {
 	if isSelf {
 		return refuseOwnStatus(c, len(added) > 0, now)
 	}
-	if !apiequality.Semantic.DeepEqual(was.Use, is.Use) || !apiequality.Semantic.DeepEqual(was.Cancelled, is.Cancelled) || was.Phase != is.Phase {
-		return "use, cancellation and phase are set by tipstaff only"
+	if !apiequality.Semantic.DeepEqual(was.Use, is.Use) || !apiequality.Semantic.DeepEqual(was.Cancelled, is.Cancelled) || was.Phase != is.Phase ||
+		!apiequality.Semantic.DeepEqual(was.Conditions, is.Conditions) {
+		return "use, cancellation, phase and conditions are set by tipstaff only"
 	}
 	if len(added) == 0 {
 		return ""
@@ -145,7 +146,8 @@ func refuseStatus(c change, isSelf bool, now time.Time) string {
 }
 
 // refuseOwnStatus judges what tipstaff itself writes: use and cancellation end
-// an approval, either of them once and not both.
+// an approval, either of them once and not both. A use changes only as a retry,
+// while the approval would still stand, and to say how it ended.
 func refuseOwnStatus(c change, decides bool, now time.Time) string {
 	was, is := c.old.Status, c.new.Status
 	uses, cancels := !apiequality.Semantic.DeepEqual(was.Use, is.Use), !apiequality.Semantic.DeepEqual(was.Cancelled, is.Cancelled)
@@ -154,7 +156,12 @@ func refuseOwnStatus(c change, decides bool, now time.Time) string {
 	case decides:
 		return "tipstaff itself decides nothing"
 	case uses && was.Use != nil:
+		if !cancels && (isRetry(c.old, is.Use, now) || addsOutcome(was.Use, is.Use)) {
+			return ""
+		}
 		return "an approval is used once"
+	case uses && (is.Use.Tries != 0 || is.Use.Outcome != nil):
+		return "a use starts without tries and outcome"
 	case cancels && was.Cancelled != nil:
 		return "a cancelled approval stays cancelled"
 	case uses && (cancels || was.Cancelled != nil):
@@ -167,6 +174,27 @@ func refuseOwnStatus(c change, decides bool, now time.Time) string {
 	return ""
 }
 
+// isRetry reports whether use is the next try under old, whose request the API
+// server did not carry out. Which request that is, the guard can't see; that one
+// may come at all, it can.
+func isRetry(old *v1alpha1.Approval, use *v1alpha1.Use, now time.Time) bool {
+	was := old.Status.Use
+	return use != nil && use.RequestUID != "" && use.RequestUID != was.RequestUID && use.ObjectUID == was.ObjectUID &&
+		use.Outcome == nil && use.Tries == was.Tries+1 && use.Tries <= maxTries &&
+		phaseUnused(old, now) == v1alpha1.PhaseApproved
+}
+
+// addsOutcome reports whether is differs from was in its outcome alone, which
+// had not been known.
+func addsOutcome(was, is *v1alpha1.Use) bool {
+	if is == nil || was.Outcome != nil || is.Outcome == nil {
+		return false
+	}
+	unknown := *is
+	unknown.Outcome = nil
+	return apiequality.Semantic.DeepEqual(was, &unknown)
+}
+
 func refuseDecision(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticationv1.UserInfo, now time.Time) string {
 	if d.By != user.Username {
 		return fmt.Sprintf("a decision is made in one's own name: by must be %q", user.Username)
@@ -174,14 +202,15 @@ func refuseDecision(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticati
 	if why := mayNotDecide(a, d.By); why != "" {
 		return why
 	}
-	if !slices.ContainsFunc(a.Spec.Approvers, func(g string) bool { return slices.Contains(user.Groups, g) }) {
-		return fmt.Sprintf("%s is in none of the approver groups %s", user.Username, strings.Join(a.Spec.Approvers, ", "))
+	if why := refuseGroups(a, d, user); why != "" {
+		return why
 	}
 	if p := State(a, now); Final(p) {
 		return fmt.Sprintf("the approval is %s", describe(a, p))
 	}
 	for _, earlier := range a.Status.Decisions {
-		if earlier.By == d.By {
+		// Who approved as one of several may still break the glass, once.
+		if earlier.By == d.By && (!d.BreakGlass || earlier.BreakGlass) {
 			return fmt.Sprintf("%s already decided; one person is one vote", d.By)
 		}
 	}
@@ -194,8 +223,26 @@ func refuseDecision(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticati
 	default:
 		return "a verdict is Approve or Deny"
 	}
+	if d.BreakGlass && !breaksGlass(a, d) {
+		return "break-glass approves, with a reason"
+	}
 	if skew := now.Sub(d.At.Time); skew > maxSkew || skew < -maxSkew {
 		return "the decision's time is more than 5 minutes off"
 	}
 	return ""
+}
+
+// refuseGroups says why a person's groups don't let them make d.
+func refuseGroups(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticationv1.UserInfo) string {
+	groups, what := a.Spec.Approvers, "approver"
+	if d.BreakGlass {
+		if len(a.Spec.BreakGlass) == 0 {
+			return fmt.Sprintf("rule %q knows no break-glass", a.Spec.Rule)
+		}
+		groups, what = a.Spec.BreakGlass, "break-glass"
+	}
+	if slices.ContainsFunc(groups, func(g string) bool { return slices.Contains(user.Groups, g) }) {
+		return ""
+	}
+	return fmt.Sprintf("%s is in none of the %s groups %s", user.Username, what, strings.Join(groups, ", "))
 }

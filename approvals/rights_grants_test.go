@@ -66,7 +66,8 @@ func askGuard(t *testing.T, on, operation string, u authenticationv1.UserInfo, o
 		t.Fatal(err)
 	}
 	g := &guard{
-		self: func() string { return "tipstaff" }, bounds: bounds,
+		mayApprove: anybodyMay,
+		self:       func() string { return "tipstaff" }, bounds: bounds,
 		now: func() time.Time { return noon }, log: slog.New(slog.DiscardHandler),
 	}
 	rec := httptest.NewRecorder()

@@ -104,6 +104,28 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 			d.At = metav1.NewTime(noon.Add(-24 * time.Hour))
 			decide(d)(a)
 		}, want: "5 minutes off"},
+		{name: "break-glass approves alone, past the quorum", user: mallory, old: both(quorum(2), glass("developers")), new: decide(alone("mallory"))},
+		{name: "one of several approvers may still break the glass", user: alice, old: both(quorum(2), glass("sre-oncall"), decide(approve)), new: decide(alone("alice"))},
+		{name: "the glass is broken once", user: mallory, old: both(glass("developers"), decide(alone("mallory"))), new: decide(alone("mallory")), want: "one person is one vote"},
+		{name: "a rule without break-glass has none", user: alice, new: decide(alone("alice")), want: "knows no break-glass"},
+		{name: "who is in none of its groups breaks no glass", user: mallory, old: glass("captains"), new: decide(alone("mallory")), want: "none of the break-glass groups"},
+		{name: "an approver is not by that in its groups", user: alice, old: glass("captains"), new: decide(alone("alice")), want: "none of the break-glass groups"},
+		{name: "the run's owner breaks no glass", user: olga, old: glass("sre-oncall"), new: decide(alone("olga")), want: "the run's owner"},
+		{name: "an agent breaks no glass", user: agent, old: glass("sre-oncall"), new: decide(alone("agent:ci:bot")), want: "agents change nothing"},
+		{name: "break-glass denies nothing", user: mallory, old: glass("developers"), new: func(a *v1alpha1.Approval) {
+			d := alone("mallory")
+			d.Verdict = v1alpha1.VerdictDeny
+			decide(d)(a)
+		}, want: "break-glass approves"},
+		{name: "break-glass needs a reason", user: mallory, old: glass("developers"), new: func(a *v1alpha1.Approval) {
+			d := alone("mallory")
+			d.Reason = " "
+			decide(d)(a)
+		}, want: "with a reason"},
+		{name: "the run's owner decides where the rule lets them", user: olga, old: func(a *v1alpha1.Approval) { a.Spec.OwnerMayDecide = true }, new: decide(decision("olga", v1alpha1.VerdictApprove))},
+		{name: "an approver sets no condition", user: alice, new: func(a *v1alpha1.Approval) {
+			a.Status.Conditions = []metav1.Condition{{Type: v1alpha1.ConditionApproved, Status: metav1.ConditionTrue}}
+		}, want: "by tipstaff only"},
 		{name: "a denied approval stays denied", user: bob, old: decide(decision("alice", v1alpha1.VerdictDeny)), new: decide(decision("bob", v1alpha1.VerdictApprove)), want: "denied by alice"},
 		{name: "an expired approval is not decided", user: alice, old: expired, new: decide(approve), want: "expired"},
 		{name: "a used approval is not decided", user: bob, old: both(decide(approve), use), new: decide(decision("bob", v1alpha1.VerdictDeny)), want: "used"},
@@ -123,6 +145,20 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 		{name: "tipstaff uses an approved one", user: tipstaff, self: "tipstaff", old: decide(approve), new: use},
 		{name: "tipstaff uses none that is pending", user: tipstaff, self: "tipstaff", new: use, want: "not used"},
 		{name: "tipstaff uses none twice", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: func(a *v1alpha1.Approval) { a.Status.Use = &v1alpha1.Use{RequestUID: "2"} }, want: "used once"},
+		{name: "tipstaff uses one again, as its next try", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: retried},
+		{name: "not while it changes the count", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(retried, func(a *v1alpha1.Approval) { a.Status.Use.Tries = 5 }), want: "used once"},
+		{name: "not on another object", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(retried, func(a *v1alpha1.Approval) { a.Status.Use.ObjectUID = "p" }), want: "used once"},
+		{name: "not past the bound", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, func(a *v1alpha1.Approval) { a.Status.Use.Tries = maxTries }), new: retried, want: "used once"},
+		{name: "not one that expired", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, expired), new: retried, want: "used once"},
+		{name: "not one that lacks votes", user: tipstaff, self: "tipstaff", old: use, new: retried, want: "used once"},
+		{name: "not while it cancels", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(retried, cancel), want: "used once"},
+		{name: "no use is taken back", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: func(a *v1alpha1.Approval) { a.Status.Use = nil }, want: "used once"},
+		{name: "a first use has no outcome", user: tipstaff, self: "tipstaff", old: decide(approve), new: both(use, outcome), want: "starts without"},
+		{name: "tipstaff says how a request ended", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: outcome},
+		{name: "it says so once", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, outcome), new: func(a *v1alpha1.Approval) { a.Status.Use.Outcome = &v1alpha1.Outcome{Code: 409} }, want: "used once"},
+		{name: "it takes no outcome back", user: tipstaff, self: "tipstaff", old: both(decide(approve), use, outcome), new: func(a *v1alpha1.Approval) { a.Status.Use.Outcome = nil }, want: "used once"},
+		{name: "it changes nothing else with that", user: tipstaff, self: "tipstaff", old: both(decide(approve), use), new: both(outcome, func(a *v1alpha1.Approval) { a.Status.Use.At = metav1.NewTime(noon) }), want: "used once"},
+		{name: "an approver says no outcome", user: alice, old: both(decide(approve), use), new: outcome, want: "by tipstaff only"},
 		{name: "tipstaff itself decides nothing", user: tipstaff, self: "tipstaff", new: decide(decision("tipstaff", v1alpha1.VerdictApprove)), want: "decides nothing"},
 		{name: "tipstaff cancels what is pending", user: tipstaff, self: "tipstaff", new: cancel},
 		{name: "tipstaff cancels what is approved and unused", user: tipstaff, self: "tipstaff", old: decide(approve), new: cancel},
@@ -192,6 +228,13 @@ func quorum(n int32) func(*v1alpha1.Approval) {
 
 func use(a *v1alpha1.Approval) { a.Status.Use = &v1alpha1.Use{RequestUID: "1"} }
 
+func retried(a *v1alpha1.Approval) {
+	was := a.Status.Use
+	a.Status.Use = &v1alpha1.Use{RequestUID: "2", Tries: was.Tries + 1, ObjectUID: was.ObjectUID}
+}
+
+func outcome(a *v1alpha1.Approval) { a.Status.Use.Outcome = &v1alpha1.Outcome{Code: 403} }
+
 func expired(a *v1alpha1.Approval) { a.Spec.ExpiresAt = metav1.NewTime(noon) }
 
 func both(fs ...func(*v1alpha1.Approval)) func(*v1alpha1.Approval) {
@@ -235,4 +278,16 @@ func TestState(t *testing.T) {
 			}
 		})
 	}
+}
+
+// glass names the groups that may break it.
+func glass(groups ...string) func(*v1alpha1.Approval) {
+	return func(a *v1alpha1.Approval) { a.Spec.BreakGlass = groups }
+}
+
+// alone is an approval past the quorum.
+func alone(by string) v1alpha1.Decision {
+	d := decision(by, v1alpha1.VerdictApprove)
+	d.BreakGlass = true
+	return d
 }

@@ -14,7 +14,7 @@ func State(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 	if a.Status.Use != nil {
 		return v1alpha1.PhaseUsed
 	}
-	yes := map[string]bool{}
+	yes, broken := map[string]bool{}, false
 	for _, d := range a.Status.Decisions {
 		if mayNotDecide(a, d.By) != "" {
 			continue // the guard keeps these out; they count for nothing if it was away
@@ -22,8 +22,12 @@ func State(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 		if d.Verdict == v1alpha1.VerdictDeny {
 			return v1alpha1.PhaseDenied
 		}
+		if d.BreakGlass && !breaksGlass(a, d) {
+			continue
+		}
 		if d.Verdict == v1alpha1.VerdictApprove {
 			yes[d.By] = true
+			broken = broken || breaksGlass(a, d)
 		}
 	}
 	switch {
@@ -31,11 +35,18 @@ func State(a *v1alpha1.Approval, now time.Time) v1alpha1.Phase {
 		return v1alpha1.PhaseCancelled
 	case !now.Before(a.Spec.ExpiresAt.Time):
 		return v1alpha1.PhaseExpired
-	case a.Spec.Quorum >= 1 && len(yes) >= int(a.Spec.Quorum):
+	case broken, a.Spec.Quorum >= 1 && len(yes) >= int(a.Spec.Quorum):
 		return v1alpha1.PhaseApproved
 	default:
 		return v1alpha1.PhasePending
 	}
+}
+
+// breaksGlass reports whether d approves alone, past the quorum: an approval of
+// a rule that knows break-glass, marked as such, with a reason. That its author
+// is in one of the groups, the guard saw when it was added.
+func breaksGlass(a *v1alpha1.Approval, d v1alpha1.Decision) bool {
+	return d.BreakGlass && d.Verdict == v1alpha1.VerdictApprove && len(a.Spec.BreakGlass) > 0 && strings.TrimSpace(d.Reason) != ""
 }
 
 // Final reports whether nothing can change a phase any more.
@@ -52,7 +63,7 @@ func mayNotDecide(a *v1alpha1.Approval, by string) string {
 		return "an agent decides no approval"
 	case strings.HasPrefix(by, v1alpha1.ServiceAccountPrefix), strings.HasPrefix(by, "system:node:"):
 		return "people decide approvals, not programs"
-	case a.Spec.Agent.Owner != "" && by == a.Spec.Agent.Owner:
+	case a.Spec.Agent.Owner != "" && by == a.Spec.Agent.Owner && !a.Spec.OwnerMayDecide:
 		return "the run's owner does not decide on the run's own request"
 	}
 	return ""

@@ -16,7 +16,9 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	eventsv1 "k8s.io/client-go/kubernetes/typed/events/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -48,12 +50,17 @@ type Store struct {
 	bounds    Bounds
 	now       func() time.Time
 	log       *slog.Logger
+	metrics   *metrics
+	broadcast events.EventBroadcaster // nil where nobody is told by events
+	events    events.EventRecorder    // nil with it
 
 	self   atomic.Pointer[string]
 	synced atomic.Bool
 
 	mu      sync.Mutex
 	waiters map[string]map[chan struct{}]struct{} // by approval name
+
+	reports chan report
 }
 
 // NewStore makes a store on the API server that kubeconfig names. It opens no
@@ -66,7 +73,20 @@ func NewStore(kubeconfig *rest.Config, cfg Config, revoked Revoked, bounds Bound
 	if err != nil {
 		return nil, err
 	}
-	return newStore(c, cfg, revoked, bounds, log), nil
+	s := newStore(c, cfg, revoked, bounds, log)
+	kubeconfig = rest.CopyConfig(kubeconfig)
+	kubeconfig.QPS, kubeconfig.Burst = 50, 100
+	sink, err := eventsv1.NewForConfig(kubeconfig)
+	if err != nil {
+		return nil, fmt.Errorf("make a client for events: %w", err)
+	}
+	scheme, err := scheme()
+	if err != nil {
+		return nil, err
+	}
+	s.broadcast = events.NewBroadcaster(&events.EventSinkImpl{Interface: sink})
+	s.events = s.broadcast.NewRecorder(scheme, "tipstaff.dev/approvals")
+	return s, nil
 }
 
 func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, log *slog.Logger) *Store {
@@ -75,14 +95,14 @@ func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, lo
 		retention = DefaultRetention
 	}
 	return &Store{
-		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log,
-		waiters: map[string]map[chan struct{}]struct{}{},
+		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log, metrics: newMetrics(),
+		waiters: map[string]map[chan struct{}]struct{}{}, reports: make(chan report, maxReports),
 	}
 }
 
 // Guard serves POST /guard: the validating webhook over the store's objects.
 func (s *Store) Guard() http.Handler {
-	return (&guard{self: s.whoami, bounds: s.bounds, now: s.now, log: s.log}).handler()
+	return (&guard{mayApprove: s.mayApprove, self: s.whoami, bounds: s.bounds, now: s.now, log: s.log}).handler()
 }
 
 // HasSynced reports whether the store watches approvals and knows its own name.
@@ -104,10 +124,11 @@ var ErrNotReady = errors.New("approvals are not loaded yet")
 // gives a name once.
 //
 // What is pending or approved answers. So does a denial until its approval
-// would have expired: asking again at once is not a new question. After one
-// that was used, expired or cancelled, or under changed terms (rule, approvers,
-// quorum), the next is opened.
-func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+// would have expired: asking again at once is not a new question. So does one
+// that was used where t may go through under it again, now or in a moment. After
+// any other that was used, expired or cancelled, or under changed terms (rule,
+// who decides), the next is opened.
+func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	if !s.HasSynced() {
 		return nil, ErrNotReady
 	}
@@ -120,7 +141,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 	for i := range l.Items {
 		a := &l.Items[i]
 		taken[a.Name] = true
-		if s.answers(a, spec) && (answer == nil || a.Name < answer.Name) {
+		if s.answers(a, spec, t) && (answer == nil || s.before(a, answer)) {
 			answer = a
 		}
 	}
@@ -141,6 +162,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 		}
 		err := s.client.Create(ctx, a)
 		if err == nil {
+			s.metrics.opened.WithLabelValues(spec.Rule).Inc()
 			s.log.InfoContext(ctx, "approval opened", "approval", name, "run", spec.Agent.Run, "rule", spec.Rule)
 			return s.seen(a), nil
 		}
@@ -151,7 +173,7 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
-		if s.answers(a, spec) {
+		if s.answers(a, spec, t) {
 			return s.seen(a), nil
 		}
 	}
@@ -159,9 +181,10 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alph
 }
 
 // answers reports whether a is the answer to spec, given or to come.
-func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec) bool {
+func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) bool {
 	if a.Spec.Fingerprint != spec.Fingerprint || a.Spec.Rule != spec.Rule || a.Spec.Quorum != spec.Quorum ||
-		!slices.Equal(a.Spec.Approvers, spec.Approvers) || a.DeletionTimestamp != nil {
+		!slices.Equal(a.Spec.Approvers, spec.Approvers) || !slices.Equal(a.Spec.BreakGlass, spec.BreakGlass) ||
+		a.Spec.OwnerMayDecide != spec.OwnerMayDecide || a.DeletionTimestamp != nil {
 		return false
 	}
 	now := s.now()
@@ -170,8 +193,24 @@ func (s *Store) answers(a *v1alpha1.Approval, spec v1alpha1.ApprovalSpec) bool {
 		return true
 	case v1alpha1.PhaseDenied:
 		return now.Before(a.Spec.ExpiresAt.Time)
+	case v1alpha1.PhaseUsed:
+		_, why := again(a, t, now)
+		return why == ""
 	}
 	return false
+}
+
+// before orders answers of which there are several: a denial stands before any
+// approval, and what was signed before what waits for it. The name makes it the
+// same in every replica.
+func (s *Store) before(a, b *v1alpha1.Approval) bool {
+	rank := func(x *v1alpha1.Approval) int {
+		return slices.Index([]v1alpha1.Phase{v1alpha1.PhaseDenied, v1alpha1.PhaseApproved, v1alpha1.PhaseUsed, v1alpha1.PhasePending}, State(x, s.now()))
+	}
+	if ra, rb := rank(a), rank(b); ra != rb {
+		return ra < rb
+	}
+	return a.Name < b.Name
 }
 
 // seen gives a with its phase as of now.
@@ -189,7 +228,7 @@ func nameOf(fp v1alpha1.Fingerprint, ordinal int) string {
 
 // Wait returns when the approval is no longer pending or when ctx is done,
 // with the state last read and no error. An error means that its state could
-// not be read even once, or that it is gone.
+// not be read even once, or that it is gone. The answer lacks spec.diff.
 func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, error) {
 	wake, stop := s.subscribe(name)
 	defer stop()
@@ -202,6 +241,7 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 			}
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
+		a.Spec.Diff = "" // up to 256 KiB that nobody who waits needs
 		last = s.seen(a)
 		if last.Status.Phase != v1alpha1.PhasePending {
 			return last, nil
@@ -214,18 +254,25 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 	}
 }
 
-// Use takes the approval for the request of that uid: one conditional update,
-// so that of any number of callers one gets it. It got it if the answer's
-// status.use names requestUID; otherwise the answer says what stands instead.
+// Use takes the approval for t: one conditional update, so that of any number
+// of callers one gets it. It got it if the answer's status.use names
+// t.RequestUID; otherwise the answer says what stands instead. One that was used
+// is taken again only where its request was not carried out ([again]).
 // One whose agent is revoked is cancelled instead, whatever people decided.
 // An error means that nothing is known: refuse.
-func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error) {
+func (s *Store) Use(ctx context.Context, name string, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	for range useAttempts {
 		a := &v1alpha1.Approval{}
 		if err := s.client.Get(ctx, client.ObjectKey{Name: name}, a); err != nil {
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
-		if State(a, s.now()) != v1alpha1.PhaseApproved {
+		phase := State(a, s.now())
+		retry := false
+		if phase == v1alpha1.PhaseUsed {
+			wait, why := again(a, t, s.now())
+			retry = why == "" && wait == 0
+		}
+		if phase != v1alpha1.PhaseApproved && !retry {
 			return s.seen(a), nil
 		}
 		// Asked after the read, so that what is revoked before the update isn't
@@ -234,10 +281,12 @@ func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.App
 		switch {
 		case err != nil:
 			return nil, fmt.Errorf("use approval %s: look up whether the run is revoked: %w", name, err)
+		case revoked && retry:
+			return s.seen(a), nil // it ended with its first use
 		case revoked:
 			err = s.cancel(ctx, a, reason)
 		default:
-			err = s.use(ctx, a, requestUID)
+			err = s.use(ctx, a, t)
 		}
 		if err == nil {
 			return s.seen(a), nil
@@ -252,15 +301,22 @@ func (s *Store) Use(ctx context.Context, name, requestUID string) (*v1alpha1.App
 // maxReasonLength is what the CRD takes, in characters.
 const maxReasonLength = 1024
 
-// use marks a, which is approved, as used. The resourceVersion of a's read goes
-// with it: any write in between is a conflict.
-func (s *Store) use(ctx context.Context, a *v1alpha1.Approval, requestUID string) error {
-	a.Status.Use = &v1alpha1.Use{RequestUID: requestUID, At: s.stamp()}
+// use marks a, which is approved or may be used again, as used by t. The
+// resourceVersion of a's read goes with it: any write in between is a conflict.
+func (s *Store) use(ctx context.Context, a *v1alpha1.Approval, t v1alpha1.Try) error {
+	tries := int32(0)
+	if a.Status.Use != nil {
+		tries = a.Status.Use.Tries + 1
+	}
+	a.Status.Use = &v1alpha1.Use{
+		RequestUID: t.RequestUID, At: s.stamp(), Tries: tries,
+		ObjectUID: t.ObjectUID, ResourceVersion: t.ResourceVersion, Generation: t.Generation,
+	}
 	a.Status.Phase = v1alpha1.PhaseUsed
 	if err := s.client.Status().Update(ctx, a); err != nil {
 		return err
 	}
-	s.log.InfoContext(ctx, "approval used", "approval", a.Name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule)
+	s.log.InfoContext(ctx, "approval used", "approval", a.Name, "run", a.Spec.Agent.Run, "rule", a.Spec.Rule, "tries", tries)
 	return nil
 }
 

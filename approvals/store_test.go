@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strings"
@@ -17,12 +18,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	authorizationv1 "k8s.io/api/authorization/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	apiruntime "k8s.io/apimachinery/pkg/runtime"
 	"k8s.io/apimachinery/pkg/runtime/schema"
+	"k8s.io/client-go/tools/events"
 	"k8s.io/client-go/util/retry"
+	"k8s.io/klog/v2"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 	"sigs.k8s.io/controller-runtime/pkg/client/fake"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
@@ -132,7 +138,7 @@ func approveAs(t testing.TB, s *Store, name, by string, v v1alpha1.Verdict) {
 
 func ensure(t testing.TB, s *Store, sp v1alpha1.ApprovalSpec) *v1alpha1.Approval {
 	t.Helper()
-	a, err := s.Ensure(t.Context(), sp)
+	a, err := s.Ensure(t.Context(), sp, v1alpha1.Try{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -149,7 +155,7 @@ func TestI3_OneOfTwoHundredGoesThrough(t *testing.T) {
 	for i := range 200 {
 		group.Go(func() {
 			uid := fmt.Sprint("uid-", i)
-			got, err := s.Use(t.Context(), a.Name, uid)
+			got, err := s.Use(t.Context(), a.Name, v1alpha1.Try{RequestUID: uid})
 			if err != nil {
 				refused.Add(1)
 				return
@@ -174,7 +180,7 @@ func TestEnsureConvergesOnOne(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range names {
 		group.Go(func() {
-			if a, err := s.Ensure(t.Context(), spec("a")); err == nil {
+			if a, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); err == nil {
 				names[i] = a.Name
 			}
 		})
@@ -201,7 +207,7 @@ func TestEnsureAcrossALife(t *testing.T) {
 	if again := ensure(t, s, spec("a")); again.Name != first.Name || again.Status.Phase != v1alpha1.PhaseApproved {
 		t.Errorf("an approved one does not answer: %s %s", again.Name, again.Status.Phase)
 	}
-	if _, err := s.Use(t.Context(), first.Name, "1"); err != nil {
+	if _, err := s.Use(t.Context(), first.Name, v1alpha1.Try{RequestUID: "1"}); err != nil {
 		t.Fatal(err)
 	}
 	second := ensure(t, s, spec("a"))
@@ -232,17 +238,17 @@ func TestI4_StoreThatCannotKnowSaysSo(t *testing.T) {
 			return away
 		},
 	})
-	if _, err := s.Ensure(t.Context(), spec("a")); !errors.Is(err, away) {
+	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); !errors.Is(err, away) {
 		t.Errorf("Ensure: %v", err)
 	}
 	if _, err := s.Wait(t.Context(), "x"); !errors.Is(err, away) {
 		t.Errorf("Wait: %v", err)
 	}
-	if _, err := s.Use(t.Context(), "x", "1"); !errors.Is(err, away) {
+	if _, err := s.Use(t.Context(), "x", v1alpha1.Try{RequestUID: "1"}); !errors.Is(err, away) {
 		t.Errorf("Use: %v", err)
 	}
 	s.synced.Store(false)
-	if _, err := s.Ensure(t.Context(), spec("a")); !errors.Is(err, ErrNotReady) {
+	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); !errors.Is(err, ErrNotReady) {
 		t.Errorf("Ensure before the first list: %v", err)
 	}
 }
@@ -381,8 +387,153 @@ func TestDecide(t *testing.T) {
 	}
 }
 
+// anybodyMay stands for RBAC that gives everybody the verb "approve".
+func anybodyMay(context.Context, authenticationv1.UserInfo, string) (bool, error) { return true, nil }
+
+func TestI2_ADecisionNeedsTheVerbApprove(t *testing.T) {
+	t.Parallel()
+	allowed, broken := false, error(nil)
+	var asked authorizationv1.SubjectAccessReviewSpec
+	s := world(t, "tipstaff", interceptor.Funcs{Create: func(ctx context.Context, c client.WithWatch, obj client.Object, opts ...client.CreateOption) error {
+		if r, ok := obj.(*authorizationv1.SubjectAccessReview); ok {
+			asked, r.Status.Allowed = r.Spec, allowed
+			return broken
+		}
+		return c.Create(ctx, obj, opts...)
+	}})
+	review := func(new *v1alpha1.Approval) *admissionv1.AdmissionResponse {
+		raw := func(a *v1alpha1.Approval) (ext apiruntime.RawExtension) {
+			b, err := json.Marshal(a)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ext.Raw = b
+			return ext
+		}
+		u := person("alice", "sre-oncall")
+		u.Extra = map[string]authenticationv1.ExtraValue{"k": {"v"}}
+		g := s.Guard()
+		body, err := json.Marshal(admissionv1.AdmissionReview{
+			TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"},
+			Request: &admissionv1.AdmissionRequest{
+				UID: "1", Operation: admissionv1.Update, UserInfo: u, SubResource: "status",
+				Resource: metav1.GroupVersionResource{Group: v1alpha1.Group, Version: "v1alpha1", Resource: "approvals"},
+				Object:   raw(new), OldObject: raw(atNow(pending())),
+			},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec := httptest.NewRecorder()
+		g.ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/guard", bytes.NewReader(body)))
+		var out admissionv1.AdmissionReview
+		if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil || out.Response == nil {
+			t.Fatalf("answer %q: %v", rec.Body, err)
+		}
+		return out.Response
+	}
+	approved := atNow(pending())
+	d := decision("alice", v1alpha1.VerdictApprove)
+	d.At = metav1.Now()
+	decide(d)(approved)
+
+	if r := review(approved); r.Allowed || !strings.Contains(r.Result.Message, `lacks the verb "approve"`) {
+		t.Errorf("without the verb: %+v", r)
+	}
+	if a := asked.ResourceAttributes; a == nil || a.Verb != "approve" || a.Resource != "approvals" || a.Name != "a1" || asked.User != "alice" || !slices.Contains(asked.Groups, "sre-oncall") || len(asked.Extra["k"]) != 1 {
+		t.Errorf("asked %+v", asked)
+	}
+	allowed = true
+	if r := review(approved); !r.Allowed {
+		t.Errorf("with the verb: %+v", r.Result)
+	}
+	broken = errors.New("away")
+	if r := review(approved); r.Allowed || r.Result.Code != http.StatusInternalServerError {
+		t.Errorf("where nobody can say: %+v", r)
+	}
+}
+
+// atNow is a, open for an hour from now.
+func atNow(a *v1alpha1.Approval) *v1alpha1.Approval {
+	a.Spec.ExpiresAt = metav1.NewTime(time.Now().Add(time.Hour).Truncate(time.Second))
+	return a
+}
+
+// Every replica reconciles; what became of an approval is told and counted once.
+func TestConditionsFollowAndAreToldOnce(t *testing.T) {
+	t.Parallel()
+	s := world(t, "tipstaff", interceptor.Funcs{})
+	told := make(chan string, 20)
+	s.events = recorder(told)
+	sp := spec("b")
+	sp.Quorum, sp.BreakGlass = 2, []string{"captains"}
+	a := ensure(t, s, sp)
+	step := func(doing, approved, used string, want ...string) {
+		t.Helper()
+		for range 3 { // two replicas, and one that comes late with an old copy
+			got, err := Find(t.Context(), s.client, a.Name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := s.reconcile(t.Context(), got); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, err := Find(t.Context(), s.client, a.Name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if st := conditionsOf(got); string(st.approved) != approved || string(st.used) != used {
+			t.Errorf("%s: conditions %+v", doing, got.Status.Conditions)
+		}
+		for _, w := range want {
+			select {
+			case e := <-told:
+				if e != w {
+					t.Errorf("%s: told %q, want %q", doing, e, w)
+				}
+			default:
+				t.Errorf("%s: %q is not told", doing, w)
+			}
+		}
+		select {
+		case e := <-told:
+			t.Errorf("%s: also told %q", doing, e)
+		default:
+		}
+	}
+	step("opened", "Unknown", "False", "Normal Opened")
+	step("seen again", "Unknown", "False")
+	approveAs(t, s, a.Name, "alice", v1alpha1.VerdictApprove)
+	step("one of two", "Unknown", "False")
+	var got v1alpha1.Approval
+	if err := s.client.Get(t.Context(), client.ObjectKey{Name: a.Name}, &got); err != nil {
+		t.Fatal(err)
+	}
+	got.Status.Decisions = append(got.Status.Decisions, v1alpha1.Decision{By: "carl", Verdict: v1alpha1.VerdictApprove, Reason: "site down", At: metav1.Now(), Via: "kubectl", BreakGlass: true})
+	if err := s.client.Status().Update(t.Context(), &got); err != nil {
+		t.Fatal(err)
+	}
+	step("glass broken", "True", "False", "Warning BreakGlass")
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(s.metrics.broken)
+	families, err := reg.Gather()
+	if err != nil || len(families) != 1 || families[0].GetMetric()[0].GetCounter().GetValue() != 1 {
+		t.Errorf("broken glass is counted as %v, %v", families, err)
+	}
+}
+
+// recorder gives each event's type and reason to told.
+type recorder chan string
+
+func (r recorder) Eventf(_, _ apiruntime.Object, kind, reason, _, _ string, _ ...any) {
+	r <- kind + " " + reason
+}
+
+func (r recorder) WithLogger(klog.Logger) events.EventRecorderLogger { return r }
+
 func FuzzGuard(f *testing.F) {
-	g := &guard{self: func() string { return "tipstaff" }, now: func() time.Time { return noon }, log: quiet}
+	g := &guard{mayApprove: anybodyMay, self: func() string { return "tipstaff" }, now: func() time.Time { return noon }, log: quiet}
 	was, is := pending(), pending()
 	decide(decision("alice", v1alpha1.VerdictApprove))(is)
 	raw := func(v any) []byte {

@@ -92,14 +92,14 @@ func BenchmarkMask(b *testing.B) {
 // nobody opens no approvals and knows no revocations: the allow path needs neither.
 type nobody struct{ tb testing.TB }
 
-func (n nobody) Ensure(context.Context, v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+func (n nobody) Ensure(context.Context, v1alpha1.ApprovalSpec, v1alpha1.Try) (*v1alpha1.Approval, error) {
 	n.tb.Error("an approval was opened on the allow path")
 	return nil, errors.New("not here")
 }
 func (n nobody) Wait(context.Context, string) (*v1alpha1.Approval, error) {
 	return nil, errors.New("not here")
 }
-func (n nobody) Use(context.Context, string, string) (*v1alpha1.Approval, error) {
+func (n nobody) Use(context.Context, string, v1alpha1.Try) (*v1alpha1.Approval, error) {
 	return nil, errors.New("not here")
 }
 func (n nobody) Revoked(v1alpha1.Agent) (string, bool, error) { return "", false, nil }

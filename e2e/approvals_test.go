@@ -146,3 +146,24 @@ func TestI3_ADrawnNameIsNotTheAgentsWord(t *testing.T) {
 		t.Errorf("one create has %d approvals, %v", len(list), err)
 	}
 }
+
+// The API server allocates another node port and address at each retry of one create.
+func TestI3_AnAllocatedPortIsNotTheAgentsWord(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t)
+	ns := namespace(t)
+	cmd, ap, _ := a.hold(t, "held-service", "create", "service", "nodeport", "held-service", "--tcp=80", "-n", ns)
+	if strings.Contains(ap.Spec.Diff, "clusterIP:") || strings.Contains(ap.Spec.Diff, "nodePort:") {
+		t.Errorf("what will be allocated anew is shown: %s", ap.Spec.Diff)
+	}
+	if r := tipstaff(t, shared.Alice, "approve", ap.Name); !r.OK() {
+		t.Fatal(r.Output())
+	}
+	if r := cmd.Wait(); !r.OK() {
+		t.Errorf("approved, and still: %s", r.Output())
+	}
+	list, err := shared.Approvals(t.Context(), a.run)
+	if err != nil || len(list) != 1 {
+		t.Errorf("one create has %d approvals, %v", len(list), err)
+	}
+}

@@ -20,16 +20,27 @@ import (
 // shared is the control plane that all tests use.
 var shared *harness.Cluster
 
-// testRules hold config maps by name, so that a test can hold content.
+// testRules hold config maps by name, so that a test can hold content, and all
+// that is done in namespaces of some names.
 const testRules = `
 - name: test-held
-  match: request.operation == 'CREATE' && request.resource.resource == 'configmaps' && request.name.startsWith('held-')
+  match: request.operation == 'CREATE' && request.resource.resource in ['configmaps', 'services'] && request.name.startsWith('held-')
   verdict: hold
   approvers: [tipstaff-approvers]
 - name: test-two-people
   match: request.operation == 'CREATE' && request.resource.resource == 'configmaps' && request.name.startsWith('two-')
   verdict: hold
   quorum: 2
+  approvers: [tipstaff-approvers]
+  breakGlass: [tipstaff-captains]
+- name: test-all-held
+  match: request.namespace.startsWith('all-held-')
+  verdict: hold
+  approvers: [tipstaff-approvers]
+- name: test-short
+  match: request.namespace.startsWith('short-')
+  verdict: hold
+  timeToLive: 4s
   approvers: [tipstaff-approvers]
 `
 

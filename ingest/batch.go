@@ -62,6 +62,8 @@ type prepared struct {
 	chunks []chunk
 	bad    []quarantined
 	events int
+	// outcomes are what its events say of approved requests.
+	outcomes []Outcome
 }
 
 // chunk is one message.
@@ -96,7 +98,7 @@ func prepare(m *mask.Masker, agents *clusteragents.Config, cluster string, body 
 		}
 	}
 	for i, raw := range raws {
-		masked, err := maskRaw(m, agents, raw)
+		masked, ev, err := maskRaw(m, agents, raw)
 		if err != nil {
 			sum := sha256.Sum256(raw)
 			p.bad = append(p.bad, quarantined{
@@ -111,23 +113,26 @@ func prepare(m *mask.Masker, agents *clusteragents.Config, cluster string, body 
 		}
 		pending = append(pending, masked)
 		p.events++
+		if o, ok := outcomeOf(ev); ok {
+			p.outcomes = append(p.outcomes, o)
+		}
 	}
 	flush()
 	return p, nil
 }
 
-// maskRaw reads one event and gives it masked.
-func maskRaw(m *mask.Masker, agents *clusteragents.Config, raw jsontext.Value) (jsontext.Value, error) {
+// maskRaw reads one event and gives it masked, written and read.
+func maskRaw(m *mask.Masker, agents *clusteragents.Config, raw jsontext.Value) (jsontext.Value, *event, error) {
 	ev, err := decode(raw)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	maskEvent(m, agents, ev)
 	out, err := json.Marshal(ev, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
 	if err != nil {
-		return nil, fmt.Errorf("the event can't be written again")
+		return nil, nil, fmt.Errorf("the event can't be written again")
 	}
-	return out, nil
+	return out, ev, nil
 }
 
 // unpack reads a stored message's events.

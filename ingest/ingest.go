@@ -32,11 +32,12 @@ type Ingest struct {
 	slots   chan struct{}
 	stream  atomic.Pointer[stream]
 	metrics metrics
+	outcome func(Outcome) bool // nil where nobody wants them
 }
 
 type metrics struct {
-	batches, events *prometheus.CounterVec
-	rows, failures  prometheus.Counter
+	batches, events, outcomes *prometheus.CounterVec
+	rows, failures            prometheus.Counter
 }
 
 // New makes an Ingest from a valid cfg. Nothing is opened before Run. agents are
@@ -53,6 +54,7 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 		metrics: metrics{
 			batches:  prometheus.NewCounterVec(counter("batches_total", "Batches received, by outcome."), []string{"cluster", "outcome"}),
 			events:   prometheus.NewCounterVec(counter("events_total", "Events received, by outcome."), []string{"cluster", "outcome"}),
+			outcomes: prometheus.NewCounterVec(counter("outcomes_total", "Ends of approved requests, passed to their approvals or dropped."), []string{"result"}),
 			rows:     prometheus.NewCounter(counter("rows_total", "Rows inserted into ClickHouse, redelivered ones counted again.")),
 			failures: prometheus.NewCounter(counter("insert_failures_total", "Inserts into ClickHouse that failed.")),
 		},
@@ -61,7 +63,7 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 
 // Collectors are the role's metrics.
 func (in *Ingest) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{in.metrics.batches, in.metrics.events, in.metrics.rows, in.metrics.failures}
+	return []prometheus.Collector{in.metrics.batches, in.metrics.events, in.metrics.outcomes, in.metrics.rows, in.metrics.failures}
 }
 
 // Ready is nil when batches can be stored. It says nothing of ClickHouse: while

@@ -80,6 +80,7 @@ func (in *Ingest) receive(w http.ResponseWriter, r *http.Request) {
 		in.metrics.events.WithLabelValues(cluster, "quarantined").Add(float64(n))
 		in.log.ErrorContext(ctx, "audit events quarantined", "cluster", cluster, "batch", batch.id, "events", n, "firstReason", batch.bad[0].Reason)
 	}
+	in.tell(batch.outcomes)
 	w.WriteHeader(http.StatusOK)
 }
 

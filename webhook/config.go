@@ -68,6 +68,13 @@ type Rule struct {
 	Approvers []string `json:"approvers,omitempty"`
 	// Quorum is how many different people must approve. Zero means 1.
 	Quorum int32 `json:"quorum,omitempty"`
+	// BreakGlass are groups of which one member alone may approve in an
+	// emergency, past the quorum, with a reason. It is told by an event, a metric
+	// and a log line, and stays marked. Empty means nobody.
+	BreakGlass []string `json:"breakGlass,omitempty"`
+	// OwnerMayDecide lets the person on whose behalf the run acts decide, if they
+	// are in the approvers' groups.
+	OwnerMayDecide bool `json:"ownerMayDecide,omitempty"`
 	// TimeToLive is how long an approval stays usable. Zero means 15m.
 	TimeToLive metav1.Duration `json:"timeToLive,omitempty"`
 	// Message says why, to approvers and agents.
@@ -111,9 +118,14 @@ func (r *Rule) validate(at *field.Path) field.ErrorList {
 	default:
 		errs = append(errs, field.NotSupported(at.Child("verdict"), r.Verdict, []Verdict{Allow, Hold, Deny}))
 	}
-	for i, g := range r.Approvers {
-		if g == "" || strings.HasPrefix(g, v1alpha1.GroupPrefix) {
-			errs = append(errs, field.Invalid(at.Child("approvers").Index(i), g, "must be a group of people; tipstaff: groups are agents'"))
+	for _, list := range []struct {
+		name   string
+		groups []string
+	}{{"approvers", r.Approvers}, {"breakGlass", r.BreakGlass}} {
+		for i, g := range list.groups {
+			if g == "" || strings.HasPrefix(g, v1alpha1.GroupPrefix) {
+				errs = append(errs, field.Invalid(at.Child(list.name).Index(i), g, "must be a group of people; tipstaff: groups are agents'"))
+			}
 		}
 	}
 	switch r.Risk {

@@ -152,6 +152,46 @@ func TestRetriesOfACreateMatch(t *testing.T) {
 	}
 }
 
+// What the API server allocates is new at each try; what the client chose is signed.
+func TestI3_AllocatedPortsAndAddresses(t *testing.T) {
+	t.Parallel()
+	const sent = "f:spec: {f:type: {}, f:ports: {'k:{\"port\":80}': {f:port: {}}}}"
+	const create = "CREATE core/services shop web"
+	service := func(fields, ip, port string) string {
+		return "{metadata: {name: web, managedFields: [{manager: kubectl, fieldsV1: {" + fields + "}}]}, " +
+			"spec: {type: NodePort, clusterIP: " + ip + ", clusterIPs: [" + ip + "], ports: [{port: 80, nodePort: " + port + "}]}}"
+	}
+	fp := func(line, object, old string) v1alpha1.Fingerprint {
+		return fingerprintOf(t, request(t, line, object, old), testAgent)
+	}
+	if fp(create, service(sent, "10.0.0.1", "30001"), "") != fp(create, service(sent, "10.0.0.2", "30002"), "") {
+		t.Error("what was allocated makes another request")
+	}
+	for name, fields := range map[string]string{
+		"a chosen port":          "f:spec: {f:ports: {'k:{\"port\":80}': {f:nodePort: {}}}}",
+		"no managed fields":      "f:metadata: {}",
+		"a chosen port, by two":  sent + "}}, {manager: other, fieldsV1: {f:spec: {f:ports: {'k:{\"port\":80}': {f:nodePort: {}}}}",
+		"unreadable fields next": sent + "}}, {manager: other, fieldsV1: null}, {manager: more, fieldsV1: {f:spec: {f:type: {}}",
+	} {
+		if fp(create, service(fields, "10.0.0.1", "30001"), "") == fp(create, service(fields, "10.0.0.1", "30002"), "") {
+			t.Errorf("%s is not signed", name)
+		}
+	}
+	if fp(create, service("f:spec: {f:clusterIP: {}}", "10.0.0.1", "30001"), "") == fp(create, service("f:spec: {f:clusterIP: {}}", "10.0.0.2", "30001"), "") {
+		t.Error("a chosen address is not signed")
+	}
+	// An update keeps what stood, and gets a port for what is new.
+	const update = "UPDATE core/services shop web"
+	const old = "{metadata: {name: web}, spec: {type: ClusterIP, clusterIP: 10.0.0.1, clusterIPs: [10.0.0.1], ports: [{port: 80}]}}"
+	if fp(update, service(sent, "10.0.0.1", "30001"), old) != fp(update, service(sent, "10.0.0.1", "30002"), old) {
+		t.Error("a port allocated by an update makes another request")
+	}
+	had := service(sent, "10.0.0.1", "30001")
+	if fp(update, service(sent, "10.0.0.1", "30002"), had) == fp(update, service(sent, "10.0.0.1", "30001"), had) {
+		t.Error("a port that stood and one that is new are the same")
+	}
+}
+
 func FuzzReview(f *testing.F) {
 	for _, req := range []*admissionv1.AdmissionRequest{
 		request(f, updateLine, newDeploy, oldDeploy),

@@ -18,21 +18,19 @@ import (
 // means that this could not be known, and the request is refused.
 type Approvals interface {
 	// Ensure finds the approval that answers for spec.Fingerprint, or opens one.
-	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error)
+	// A used one answers where t may go through under it again, now or in a moment.
+	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error)
 	// Wait returns when it is no longer pending or ctx is done, then with the
 	// state last known and no error.
 	Wait(ctx context.Context, name string) (*v1alpha1.Approval, error)
-	// Use takes an approved one for the request of that uid, once. Who got it
-	// stands in status.use.
-	Use(ctx context.Context, name, requestUID string) (*v1alpha1.Approval, error)
+	// Use takes an approved one for t, once; and again where the request that had
+	// it was not carried out. Who got it stands in status.use.
+	Use(ctx context.Context, name string, t v1alpha1.Try) (*v1alpha1.Approval, error)
 }
 
 const (
 	maxWaitersPerRun = 20
 	maxWaiters       = 1000
-
-	minRetryAfter = time.Second
-	maxRetryAfter = time.Minute
 )
 
 // waiters caps how many requests wait inline, per run and in all: each holds a
@@ -66,59 +64,89 @@ func (w *waiters) leave(run v1alpha1.RunKey) {
 	}
 }
 
-// retryAfter tells the client when to come back. It grows with the approval's
-// age, so that a quick decision is picked up within a second or two, and so
-// that client-go's ten retries, each after an inline wait of 3 s, cover more
-// than five minutes. One that could not wait inline backs off twice as fast.
-func retryAfter(age, left time.Duration, waited bool) time.Duration {
-	d := age
-	if waited {
-		d = age / 2
-	}
-	d = min(max(d, minRetryAfter), maxRetryAfter)
-	d = min(d, max(left, minRetryAfter))
-	return d.Round(time.Second)
-}
-
 // hold answers a request that a rule holds.
 func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1.AdmissionResponse, error) {
 	spec, err := w.spec(r, d)
 	if err != nil {
 		return nil, err
 	}
-	a, err := w.approvals.Ensure(ctx, spec)
+	t := tryOf(r)
+	a, err := w.approvals.Ensure(ctx, spec, t)
 	if err != nil {
 		return nil, fmt.Errorf("find the approval: %w", err)
-	}
-	waited := false
-	if a.Status.Phase == v1alpha1.PhasePending && w.waiters.enter(r.agent.Key()) {
-		a, waited, err = w.wait(ctx, a)
-		w.waiters.leave(r.agent.Key())
-		if err != nil {
-			return nil, err
-		}
 	}
 	if a.Spec.Fingerprint != spec.Fingerprint {
 		return nil, fmt.Errorf("approval %s is for another request", a.Name)
 	}
-	if a.Status.Phase == v1alpha1.PhaseApproved {
-		return w.use(ctx, r, d, a)
+	var waited time.Duration
+	if a.Status.Phase == v1alpha1.PhasePending && w.waiters.enter(r.agent.Key()) {
+		fingerprint := spec.Fingerprint
+		release(r, &spec, a)
+		began := w.now()
+		w.metrics.waiting.Inc()
+		a, waited, err = w.wait(ctx, a)
+		w.metrics.waiting.Dec()
+		w.metrics.waited.Observe(w.now().Sub(began).Seconds())
+		w.waiters.leave(r.agent.Key())
+		if err != nil {
+			return nil, err
+		}
+		if a.Spec.Fingerprint != fingerprint {
+			return nil, fmt.Errorf("approval %s is for another request", a.Name)
+		}
+	}
+	switch {
+	case a.Status.Phase == v1alpha1.PhaseApproved && waited > 0 && r.req.Operation == admissionv1.Update && t.Proof != v1alpha1.ProofGeneration:
+		return w.freshFirst(r, a), nil
+	case a.Status.Phase == v1alpha1.PhaseApproved, a.Status.Phase == v1alpha1.PhaseUsed:
+		return w.use(ctx, r, d, a, t)
 	}
 	return w.notYet(r, d, a, waited), nil
 }
 
-// wait waits inline for a decision, within the time that the review has.
-func (w *Webhook) wait(ctx context.Context, a *v1alpha1.Approval) (*v1alpha1.Approval, bool, error) {
+// release drops what a waiting request no longer needs: its objects, each up to
+// megabytes, and their difference. What is left of it is who asks for what.
+func release(r *review, spec *v1alpha1.ApprovalSpec, a *v1alpha1.Approval) {
+	r.object, r.oldObject, r.options = nil, nil, nil
+	r.req.Object.Raw, r.req.OldObject.Raw, r.req.Options.Raw = nil, nil, nil
+	*spec = v1alpha1.ApprovalSpec{}
+	a.Spec.Diff = ""
+}
+
+// freshFirst sends a request back that was approved while it waited and by now
+// may be judged on an object of some seconds ago. Let through, it would meet a
+// conflict if the object has moved on, and its kind shows nothing by which the
+// API server's own retry could be told from a second request: the signature
+// would be gone. The next try is judged on a fresh object.
+func (w *Webhook) freshFirst(r *review, a *v1alpha1.Approval) *admissionv1.AdmissionResponse {
+	text := fmt.Sprintf("%s is approved by %s (approval %s) and goes through with the next identical request. Nothing has changed.", r.action, approvers(a), a.Name)
+	return w.comeBack(r, a, text, minRetryAfter)
+}
+
+// comeBack refuses for now.
+func (w *Webhook) comeBack(r *review, a *v1alpha1.Approval, text string, after time.Duration) *admissionv1.AdmissionResponse {
+	resp := refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, text, causes(ReasonHeld, a.Spec.Rule, a, false))
+	resp.Result.Details.RetryAfterSeconds = int32(after / time.Second) //nolint:gosec // at most a minute, see retryAfter
+	resp.AuditAnnotations = map[string]string{
+		v1alpha1.AnnotationVerdict: "held", v1alpha1.AnnotationRule: a.Spec.Rule, v1alpha1.AnnotationApproval: a.Name,
+	}
+	return resp
+}
+
+// wait waits inline for a decision, within the time that the review has, and
+// says how long it did: more than zero.
+func (w *Webhook) wait(ctx context.Context, a *v1alpha1.Approval) (*v1alpha1.Approval, time.Duration, error) {
+	start := time.Now()
 	inline, cancel := context.WithTimeout(ctx, w.inlineWait(ctx))
 	defer cancel()
 	decided, err := w.approvals.Wait(inline, a.Name)
 	switch {
 	case err == nil:
-		return decided, true, nil
+		return decided, max(time.Since(start), 1), nil
 	case inline.Err() != nil && ctx.Err() == nil:
-		return a, true, nil // the wait was over before its first read; what Ensure saw stands
+		return a, max(time.Since(start), 1), nil // the wait was over before its first read; what Ensure saw stands
 	default:
-		return nil, true, fmt.Errorf("wait for approval %s: %w", a.Name, err)
+		return nil, 0, fmt.Errorf("wait for approval %s: %w", a.Name, err)
 	}
 }
 
@@ -134,18 +162,19 @@ func (w *Webhook) inlineWait(ctx context.Context) time.Duration {
 }
 
 // use lets the request through if it gets the approval.
-func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Approval) (*admissionv1.AdmissionResponse, error) {
+func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Approval, t v1alpha1.Try) (*admissionv1.AdmissionResponse, error) {
 	// The run may have been revoked while the request waited (I9).
 	if refused, err := w.revokedAnswer(r); refused != nil || err != nil {
 		return refused, err
 	}
-	used, err := w.approvals.Use(ctx, a.Name, string(r.req.UID))
+	used, err := w.approvals.Use(ctx, a.Name, t)
 	if err != nil {
 		return nil, fmt.Errorf("use approval %s: %w", a.Name, err)
 	}
 	if used.Status.Phase != v1alpha1.PhaseUsed || used.Status.Use == nil || used.Status.Use.RequestUID != string(r.req.UID) {
-		return w.notYet(r, d, used, false), nil
+		return w.notYet(r, d, used, 0), nil
 	}
+	w.clients.done(a.Name)
 	by := approvers(used)
 	w.log.InfoContext(ctx, "change approved", "run", r.agent.Run, "rule", used.Spec.Rule, "approval", used.Name, "approvers", by)
 	return &admissionv1.AdmissionResponse{
@@ -154,12 +183,13 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 		AuditAnnotations: map[string]string{
 			v1alpha1.AnnotationVerdict: "approved", v1alpha1.AnnotationRule: used.Spec.Rule,
 			v1alpha1.AnnotationApproval: used.Name, v1alpha1.AnnotationApprovers: by,
+			v1alpha1.AnnotationUse: string(r.req.UID),
 		},
 	}, nil
 }
 
 // notYet refuses with what stands: still held, denied, expired, cancelled, or used by another.
-func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited bool) *admissionv1.AdmissionResponse {
+func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited time.Duration) *admissionv1.AdmissionResponse {
 	notes := map[string]string{
 		v1alpha1.AnnotationRule: a.Spec.Rule, v1alpha1.AnnotationApproval: a.Name,
 	}
@@ -175,13 +205,12 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited boo
 	case v1alpha1.PhaseCancelled:
 		resp = forbidden(r.req, cancelledText(r.action, a), causes(ReasonRevoked, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "run revoked"
-	default: // pending, or used by an identical request a moment ago: the next try opens the next approval
-		now := w.now()
-		after := retryAfter(now.Sub(a.CreationTimestamp.Time), a.Spec.ExpiresAt.Sub(now), waited)
-		resp = refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests,
-			heldText(r.action, a, d.failed), causes(ReasonHeld, a.Spec.Rule, a, false))
-		resp.Result.Details.RetryAfterSeconds = int32(after / time.Second) //nolint:gosec // at most a minute, see retryAfter
-		notes[v1alpha1.AnnotationVerdict] = "held"
+	case v1alpha1.PhaseUsed:
+		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action, a.Spec.Rule, a.Name)
+		return w.comeBack(r, a, text, afterUse)
+	default:
+		after := w.clients.next(a.Name, a.CreationTimestamp.Time, a.Spec.ExpiresAt.Time, w.now(), waited)
+		return w.comeBack(r, a, heldText(r.action, a, d.failed), after)
 	}
 	resp.AuditAnnotations = notes
 	return resp
@@ -219,7 +248,7 @@ func (w *Webhook) spec(r *review, d decision) (v1alpha1.ApprovalSpec, error) {
 		},
 		Action: r.action, Diff: text, DiffBytes: whole,
 		Rule: rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
-		Approvers: rule.Approvers, Quorum: rule.Quorum,
+		Approvers: rule.Approvers, Quorum: rule.Quorum, BreakGlass: rule.BreakGlass, OwnerMayDecide: rule.OwnerMayDecide,
 		// Seconds are what the API server keeps.
 		ExpiresAt: metav1.NewTime(w.now().Add(rule.TimeToLive.Duration).UTC().Truncate(time.Second)),
 	}, nil

@@ -18,10 +18,13 @@ const serviceAccountVolume = "kube-api-access-"
 // from one try of the same request to the next and carries no meaning:
 // managedFields, resourceVersion, generation, creationTimestamp, a status that
 // the request doesn't change and, in an object about to be created, its fresh
-// uid and the server's random part of names. The old object keeps its uid: one
+// uid, the server's random part of names and, of a Service, what it allocates. The old object keeps its uid: one
 // that was deleted and made again is another object.
 func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) (newObj, oldObj map[string]any) {
 	newObj, oldObj = runtime.DeepCopyJSON(object), runtime.DeepCopyJSON(oldObject)
+	if req.Resource.Group == "" && req.Resource.Resource == "services" && req.SubResource == "" && newObj != nil {
+		normaliseService(newObj, oldObj) // reads managedFields
+	}
 	for _, obj := range []map[string]any{newObj, oldObj} {
 		if obj == nil {
 			continue
@@ -133,6 +136,75 @@ func normaliseVolumes(pod map[string]any) {
 					mount["name"] = to
 				}
 			}
+		}
+	}
+}
+
+// normaliseService drops what the API server has allocated for a Service, new
+// at each try: its cluster addresses and node ports (kubernetes v1.37,
+// pkg/registry/core/service/storage/alloc.go). What the client chose stands in
+// managedFields, which the API server computes from the object as it was sent;
+// where those are missing, everything counts as chosen. What the old object had
+// already stays.
+func normaliseService(svc, was map[string]any) {
+	chosen, ok := chosenFields(svc)
+	spec, _ := svc["spec"].(map[string]any)
+	if !ok || spec == nil {
+		return
+	}
+	old, _ := was["spec"].(map[string]any)
+	if !chosen["f:clusterIP"] && !chosen["f:clusterIPs"] && stringOf(spec["clusterIP"]) != "None" {
+		for _, key := range []string{"clusterIP", "clusterIPs"} {
+			if old[key] == nil {
+				delete(spec, key)
+			}
+		}
+	}
+	if !chosen["f:healthCheckNodePort"] && old["healthCheckNodePort"] == nil {
+		delete(spec, "healthCheckNodePort")
+	}
+	if chosen["f:nodePort"] {
+		return
+	}
+	had := map[any]bool{}
+	oldPorts, _ := old["ports"].([]any)
+	for _, p := range oldPorts {
+		if port, ok := p.(map[string]any); ok && port["nodePort"] != nil {
+			had[port["nodePort"]] = true
+		}
+	}
+	ports, _ := spec["ports"].([]any)
+	for _, p := range ports {
+		if port, ok := p.(map[string]any); ok && port["nodePort"] != nil && !had[port["nodePort"]] {
+			delete(port, "nodePort")
+		}
+	}
+}
+
+// chosenFields are the names that stand anywhere below spec in an object's
+// managedFields; false where there are none to read.
+func chosenFields(obj map[string]any) (map[string]bool, bool) {
+	meta, _ := obj["metadata"].(map[string]any)
+	entries, _ := meta["managedFields"].([]any)
+	chosen := map[string]bool{}
+	for _, e := range entries {
+		entry, _ := e.(map[string]any)
+		fields, ok := entry["fieldsV1"].(map[string]any)
+		if !ok {
+			return nil, false
+		}
+		if spec, ok := fields["f:spec"].(map[string]any); ok {
+			keysBelow(spec, chosen)
+		}
+	}
+	return chosen, len(chosen) > 0
+}
+
+func keysBelow(m map[string]any, into map[string]bool) {
+	for k, v := range m {
+		into[k] = true
+		if below, ok := v.(map[string]any); ok {
+			keysBelow(below, into)
 		}
 	}
 }

@@ -19,6 +19,7 @@ import (
 type rule struct {
 	Rule
 	program cel.Program
+	reach   reach
 }
 
 // celEnv is the CEL environment of Kubernetes' own admission policies, with the
@@ -51,27 +52,27 @@ func compileAll(rules []Rule, at *field.Path) ([]rule, field.ErrorList) {
 			errs = append(errs, field.Duplicate(at.Child("name"), r.Name))
 		}
 		names[r.Name] = true
-		program, err := compile(r.Match)
+		program, bound, err := compile(r.Match)
 		if err != nil {
 			errs = append(errs, field.Invalid(at.Child("match"), r.Match, err.Error()))
 			continue
 		}
-		out = append(out, rule{Rule: r.withDefaults(), program: program})
+		out = append(out, rule{Rule: r.withDefaults(), program: program, reach: bound})
 	}
 	return out, errs
 }
 
-func compile(match string) (cel.Program, error) {
+func compile(match string) (cel.Program, reach, error) {
 	env, err := celEnv()
 	if err != nil {
-		return nil, err
+		return nil, reach{}, err
 	}
 	ast, issues := env.Compile(match)
 	if issues.Err() != nil {
-		return nil, issues.Err()
+		return nil, reach{}, issues.Err()
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
-		return nil, fmt.Errorf("must yield true or false, not %s", t)
+		return nil, reach{}, fmt.Errorf("must yield true or false, not %s", t)
 	}
 	program, err := env.Program(ast,
 		cel.EvalOptions(cel.OptOptimize),
@@ -79,9 +80,9 @@ func compile(match string) (cel.Program, error) {
 		cel.InterruptCheckFrequency(celconfig.CheckFrequency),
 	)
 	if err != nil {
-		return nil, fmt.Errorf("plan: %w", err)
+		return nil, reach{}, fmt.Errorf("plan: %w", err)
 	}
-	return program, nil
+	return program, reachOf(ast), nil
 }
 
 // matches evaluates r. An error is a fact about the rule and this request: the

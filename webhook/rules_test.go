@@ -67,7 +67,7 @@ func judgeRules(t testing.TB, rules []rule, req *admissionv1.AdmissionRequest) d
 	if err != nil {
 		t.Fatal(err)
 	}
-	return (&Webhook{rules: rules, fallback: Allow, log: quiet}).evaluate(t.Context(), r)
+	return (&Webhook{rules: &RuleSet{rules: newIndex(rules), fallback: Allow}, log: quiet}).evaluate(t.Context(), r)
 }
 
 func TestDefaultRules(t *testing.T) {

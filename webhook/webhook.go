@@ -13,7 +13,6 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/internal/access"
@@ -37,8 +36,7 @@ const (
 
 // Webhook judges agents' changes.
 type Webhook struct {
-	rules     []rule
-	fallback  Verdict
+	rules     *RuleSet
 	inline    time.Duration
 	approvals Approvals
 	revoked   Revoked
@@ -46,6 +44,8 @@ type Webhook struct {
 	limits    *access.Limits
 	masker    *mask.Masker
 	waiters   waiters
+	clients   clients
+	metrics   *metrics
 	now       func() time.Time
 	log       *slog.Logger
 }
@@ -60,23 +60,14 @@ func New(cfg Config, approvals Approvals, revoked Revoked, agents *clusteragents
 	if limits == nil {
 		limits = &access.Limits{}
 	}
-	rules := cfg.Rules
-	if len(rules) == 0 {
-		var err error
-		if rules, err = DefaultRules(); err != nil {
-			return nil, err
-		}
-	}
-	compiled, errs := compileAll(rules, field.NewPath("webhook", "rules"))
-	if len(errs) > 0 {
-		return nil, errs.ToAggregate()
+	rules, err := NewRuleSet(cfg)
+	if err != nil {
+		return nil, err
 	}
 	w := &Webhook{
-		rules: compiled, fallback: cfg.Default, inline: cfg.InlineWait.Duration,
+		rules: rules, inline: cfg.InlineWait.Duration,
 		approvals: approvals, revoked: revoked, agents: agents, limits: limits, masker: masker, now: time.Now, log: log,
-	}
-	if w.fallback == "" {
-		w.fallback = Allow
+		metrics: newMetrics(),
 	}
 	if w.inline == 0 {
 		w.inline = DefaultInlineWait
@@ -137,6 +128,12 @@ func budget(timeout string) time.Duration {
 // answer judges one request and always gives an answer; what can't be known is
 // a refusal (I4).
 func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest) (resp *admissionv1.AdmissionResponse) {
+	began, counts := w.now(), false
+	defer func() { // after the next one, which makes an answer of a panic
+		if counts {
+			w.metrics.judged(resp, w.now().Sub(began))
+		}
+	}()
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may hold what was being judged: only its type goes to the log.
@@ -152,6 +149,7 @@ func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest)
 	if !is {
 		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
 	}
+	counts = true
 	resp, err := w.judge(ctx, req, agent)
 	if err == nil && ctx.Err() != nil && resp.Allowed {
 		err = ctx.Err() // the API server has given up or is about to: don't say yes to nobody
@@ -246,21 +244,15 @@ func (w *Webhook) revokedAnswer(r *review) (*admissionv1.AdmissionResponse, erro
 
 // evaluate runs every rule over the request.
 func (w *Webhook) evaluate(ctx context.Context, r *review) decision {
-	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
-	var findings []finding
-	for i := range w.rules {
-		rule := &w.rules[i]
-		ok, err := rule.matches(ctx, vars)
-		if err != nil {
+	findings := w.rules.findings(ctx, r)
+	for _, f := range findings {
+		if f.failed {
 			// Not the error itself: CEL's quote keys and values of the object.
-			w.log.WarnContext(ctx, "rule could not be evaluated, counts as matching", "rule", rule.Name, "run", r.agent.Run,
+			w.log.WarnContext(ctx, "rule could not be evaluated, counts as matching", "rule", f.rule.Name, "run", r.agent.Run,
 				"resource", r.req.Resource.Resource, "operation", string(r.req.Operation))
-			findings = append(findings, finding{rule: rule, failed: true})
-		} else if ok {
-			findings = append(findings, finding{rule: rule})
 		}
 	}
-	return decide(findings, w.fallback)
+	return decide(findings, w.rules.fallback)
 }
 
 // denied adds the audit annotations of a refusal.

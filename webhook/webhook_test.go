@@ -31,14 +31,15 @@ type fakeApprovals struct {
 	wait   func(context.Context) (*v1alpha1.Approval, error)
 	use    func(uid string) (*v1alpha1.Approval, error)
 	spec   v1alpha1.ApprovalSpec
+	try    v1alpha1.Try
 }
 
-func (f *fakeApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+func (f *fakeApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	if f.ensure == nil {
 		f.t.Error("an approval was asked for")
 		return nil, errors.New("must not be called")
 	}
-	f.spec = s
+	f.spec, f.try = s, t
 	return f.ensure(s)
 }
 
@@ -50,12 +51,12 @@ func (f *fakeApprovals) Wait(ctx context.Context, _ string) (*v1alpha1.Approval,
 	return f.wait(ctx)
 }
 
-func (f *fakeApprovals) Use(_ context.Context, _, uid string) (*v1alpha1.Approval, error) {
+func (f *fakeApprovals) Use(_ context.Context, _ string, t v1alpha1.Try) (*v1alpha1.Approval, error) {
 	if f.use == nil {
 		f.t.Error("an approval was used")
 		return nil, errors.New("must not be called")
 	}
-	return f.use(uid)
+	return f.use(t.RequestUID)
 }
 
 // inPhase makes an Ensure that finds the approval in this phase.
@@ -245,6 +246,25 @@ func TestAnswers(t *testing.T) {
 			verdict: "approved", text: "approved by alice (approval 7f3a9c0011)",
 		},
 		{
+			name: "an update that is approved while it waits is sent back for a fresh object, where a conflict's retry can't be told",
+			setup: func(f *fakeApprovals) {
+				f.ensure = inPhase(v1alpha1.PhasePending)
+				f.wait = func(context.Context) (*v1alpha1.Approval, error) {
+					return approvalOf(f.spec, v1alpha1.PhaseApproved), nil
+				}
+			},
+			req: func(t *testing.T) *admissionv1.AdmissionRequest {
+				return request(t, "UPDATE core/secrets shop s", "{metadata: {uid: u, resourceVersion: '7'}, data: {a: b}}", "{metadata: {uid: u, resourceVersion: '7'}}")
+			},
+			code: 429, reason: ReasonHeld, verdict: "held",
+			text: `is approved by alice (approval 7f3a9c0011) and goes through with the next identical request. Nothing has changed.`,
+		},
+		{
+			name:    "one that is used answers where the store lets it be used again",
+			setup:   func(f *fakeApprovals) { f.ensure = inPhase(v1alpha1.PhaseUsed); f.use = usedBy(f, "") },
+			verdict: "approved", text: "approved by alice (approval 7f3a9c0011)",
+		},
+		{
 			name:  "an approval that another request took lets nothing through",
 			setup: func(f *fakeApprovals) { f.ensure = inPhase(v1alpha1.PhaseApproved); f.use = usedBy(f, "another") },
 			code:  429, reason: ReasonHeld, verdict: "held",
@@ -308,6 +328,9 @@ func TestAnswers(t *testing.T) {
 			}
 			if got := resp.AuditAnnotations[v1alpha1.AnnotationVerdict]; got != tt.verdict {
 				t.Errorf("verdict annotation is %q, want %q", got, tt.verdict)
+			}
+			if used := resp.AuditAnnotations[v1alpha1.AnnotationUse]; (used == string(req.UID)) != (tt.verdict == "approved") {
+				t.Errorf("use annotation is %q", used)
 			}
 			if tt.code == 429 && (resp.Result.Details.RetryAfterSeconds < 1 || resp.Result.Reason != metav1.StatusReasonTooManyRequests) {
 				t.Errorf("held with %+v", resp.Result)
@@ -445,37 +468,6 @@ func TestI7_NoSecretInAnApproval(t *testing.T) {
 	mark := base64.StdEncoding.EncodeToString([]byte(mask.MarkPrefix))
 	if strings.Count(f.spec.Diff, "password: "+mark[:20]) != 2 {
 		t.Errorf("diff shows neither field nor mark:\n%s", f.spec.Diff)
-	}
-}
-
-func TestRetryAfterCoversFiveMinutes(t *testing.T) {
-	t.Parallel()
-	for _, waited := range []bool{true, false} {
-		var age time.Duration
-		if waited {
-			age = DefaultInlineWait
-		}
-		var first, total time.Duration
-		for i := range 10 {
-			d := retryAfter(age, time.Hour, waited)
-			if i == 0 {
-				first = d
-			}
-			age += d
-			if waited {
-				age += DefaultInlineWait
-			}
-			total = age
-		}
-		if first > 2*time.Second {
-			t.Errorf("waited %v: the first retry comes after %s", waited, first)
-		}
-		if min := 5 * time.Minute; waited && total < min {
-			t.Errorf("ten retries cover %s, want %s", total, min)
-		}
-	}
-	if got := retryAfter(time.Hour, 7*time.Second, true); got != 7*time.Second {
-		t.Errorf("near the end: %s", got)
 	}
 }
 

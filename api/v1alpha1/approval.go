@@ -174,8 +174,9 @@ type Use struct {
 
 // Outcome is how the API server answered a request that an approval let through.
 type Outcome struct {
-	// Code is the HTTP status. 4xx means that nothing was changed; then the same
-	// request may come again within a short time. 5xx means that it is not known.
+	// Code is the HTTP status. 403, 409, 422 and 429 mean that nothing was changed;
+	// then the same request may come again within a short time. 5xx, and other 4xx,
+	// mean that it is not known.
 	Code int32 `json:"code"`
 	// Message is the API server's, masked.
 	// +optional

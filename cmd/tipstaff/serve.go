@@ -164,8 +164,9 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 			return nil, err
 		}
 	}
+	var in *ingest.Ingest
 	if c.Ingest != nil {
-		in, err := ingest.New(*c.Ingest, &c.ClusterAgents, masker, c.ClickHouse.ClickHouse, log)
+		in, err = ingest.New(*c.Ingest, &c.ClusterAgents, masker, c.ClickHouse.ClickHouse, log)
 		if err != nil {
 			return nil, err
 		}
@@ -223,10 +224,20 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		if err != nil {
 			return nil, err
 		}
+		if err := register("approvals", store.Collectors()); err != nil {
+			return nil, err
+		}
+		if err := register("webhook", changes.Collectors()); err != nil {
+			return nil, err
+		}
 		mux := http.NewServeMux()
 		mux.Handle("/changes", changes.Handler())
 		mux.Handle("/guard", store.Guard())
 		p.work["approvals"] = store.Run
+		if in != nil && c.onlyOwnEvents() {
+			in.OnOutcome(func(o ingest.Outcome) bool { return store.Report(o.Approval, o.Use, o.Code, o.Message) })
+			p.work["outcomes"] = store.RunReports
+		}
 		p.ready["approvals"] = synced(store.HasSynced)
 		p.serve("webhook", c.Webhook.Listen, c.Webhook.TLS, bodyTimeout, mux, log)
 	}
@@ -238,6 +249,15 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		p.serve("proxy", c.Proxy.Listen, c.Proxy.TLS, 0, px.Handler(), log)
 	}
 	return p, nil
+}
+
+// onlyOwnEvents reports whether each audit event that ingest takes is this
+// cluster's. Only then do events say how an approved request ended, since that
+// may let it through again: where other clusters' API servers may post as well,
+// nothing but the path says whose an event is, and one of them must not reopen
+// an approval of ours. Approvals are then retried by what admission sees alone.
+func (c *Config) onlyOwnEvents() bool {
+	return slices.Equal(c.Ingest.Clusters, []string{c.Cluster})
 }
 
 // buildBindings makes what binds runs' roles and grants. A config that allows no

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/tipstaff-dev/tipstaff/manifests"
@@ -175,6 +176,22 @@ func (c *Cluster) KillTipstaff() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tipstaff.kill()
+}
+
+// PauseTipstaff lets tipstaff answer nothing, with its connections open, until
+// ResumeTipstaff.
+func (c *Cluster) PauseTipstaff() error { return c.signalTipstaff(syscall.SIGSTOP) }
+
+// ResumeTipstaff ends a pause.
+func (c *Cluster) ResumeTipstaff() error { return c.signalTipstaff(syscall.SIGCONT) }
+
+func (c *Cluster) signalTipstaff(s syscall.Signal) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.tipstaff.cmd.Process.Signal(s); err != nil {
+		return fmt.Errorf("send tipstaff %s: %w", s, err)
+	}
+	return nil
 }
 
 // Tipstaff runs the tipstaff command as somebody. The commands that read

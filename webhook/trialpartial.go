@@ -1,0 +1,87 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/common/types"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
+)
+
+// Part is what a rule sees of a request and a record of it may lack.
+type Part string
+
+// The parts that can be unknown.
+const (
+	PartObject    Part = "object"
+	PartOldObject Part = "oldObject"
+	PartKind      Part = "request.kind"
+	PartOptions   Part = "request.options"
+)
+
+func (p Part) pattern() *cel.AttributePatternType {
+	switch p {
+	case PartKind:
+		return cel.AttributePattern("request").QualString("kind")
+	case PartOptions:
+		return cel.AttributePattern("request").QualString("options")
+	default:
+		return cel.AttributePattern(string(p))
+	}
+}
+
+// partial tells whether what a rule says hangs on a part of the request that is
+// not known: it evaluates with that part unknown, and asks whether a
+// result comes out all the same.
+type partial struct {
+	names    []string
+	programs []cel.Program
+}
+
+func newPartial(rules []Rule) (*partial, error) {
+	env, err := celEnv()
+	if err != nil {
+		return nil, err
+	}
+	p := &partial{}
+	for _, r := range rules {
+		ast, issues := env.Compile(r.Match)
+		if issues.Err() != nil {
+			return nil, fmt.Errorf("compile rule %q: %w", r.Name, issues.Err())
+		}
+		program, err := env.Program(ast,
+			cel.EvalOptions(cel.OptPartialEval),
+			cel.CostLimit(celconfig.PerCallLimit),
+			cel.InterruptCheckFrequency(celconfig.CheckFrequency),
+		)
+		if err != nil {
+			return nil, fmt.Errorf("plan rule %q: %w", r.Name, err)
+		}
+		p.names, p.programs = append(p.names, r.Name), append(p.programs, program)
+	}
+	return p, nil
+}
+
+// undecided are the rules of which it can't be said whether they match.
+func (p *partial) undecided(ctx context.Context, r *review, unknown []Part) (map[string]bool, error) {
+	if len(unknown) == 0 {
+		return nil, nil
+	}
+	patterns := make([]*cel.AttributePatternType, len(unknown))
+	for i, u := range unknown {
+		patterns[i] = u.pattern()
+	}
+	vars, err := cel.PartialVars(variables(r.req, r.agent, r.object, r.oldObject, r.options), patterns...)
+	if err != nil {
+		return nil, fmt.Errorf("leave parts of a request open: %w", err)
+	}
+	out := map[string]bool{}
+	for i, program := range p.programs {
+		// An error is what the rule says with or without the unknown part.
+		if v, _, err := program.ContextEval(ctx, vars); err == nil && types.IsUnknown(v) {
+			out[p.names[i]] = true
+		}
+	}
+	return out, ctx.Err()
+}
