@@ -32,6 +32,7 @@ const (
 	ReasonRevoked   = "Revoked"   // the run is revoked
 	ReasonNoRun     = "NoRun"     // the identity names no run
 	ReasonMask      = "Mask"      // it would write a mask over a real value
+	ReasonTooMany   = "TooMany"   // it needs an approval, and too many are pending to open another
 	ReasonUnchecked = "Unchecked" // it could not be checked
 )
 

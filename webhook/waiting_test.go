@@ -55,7 +55,7 @@ func inUse() (m runtime.MemStats) {
 // waitingApprovals never decides.
 type waitingApprovals struct{ arrived chan<- struct{} }
 
-func (*waitingApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, _ v1alpha1.Try) (*v1alpha1.Approval, error) {
+func (*waitingApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, _ v1alpha1.Try, _ func(*v1alpha1.ApprovalSpec) error) (*v1alpha1.Approval, error) {
 	return approvalOf(s, v1alpha1.PhasePending), nil
 }
 
