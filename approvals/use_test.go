@@ -220,7 +220,11 @@ func TestUseAgain(t *testing.T) {
 		t.Errorf("a revoked run's retry: %+v, %v", got.Status.Use, err)
 	}
 	revoked(s).set(nil, nil)
-	if next := func() *v1alpha1.Approval { try.Generation = 3; a, _ := s.Ensure(t.Context(), spec("a"), try, noShow); return a }(); next.Name == a.Name {
+	if next := func() *v1alpha1.Approval {
+		try.Generation = 3
+		a, _ := s.Ensure(t.Context(), spec("a"), try, noShow)
+		return a
+	}(); next.Name == a.Name {
 		t.Error("a second request is answered by the used approval")
 	}
 }
