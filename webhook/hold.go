@@ -88,7 +88,7 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 	var waited time.Duration
 	if a.Status.Phase == v1alpha1.PhasePending {
 		a.Spec.Diff = ""
-		release(r)
+		r.release()
 		if a, waited, err = w.wait(ctx, r.agent.Key(), a); err != nil {
 			return nil, err
 		}
@@ -107,17 +107,10 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 
 // tooMany refuses for now what would need one approval too many.
 func (w *Webhook) tooMany(r *review, rule string) *admissionv1.AdmissionResponse {
-	text := fmt.Sprintf("%s needs an approval (rule %q), and too many approvals are pending for another to be opened. Nothing has changed.", r.action, rule)
+	text := fmt.Sprintf("%s needs an approval (rule %q), and too many approvals are pending for another to be opened. Nothing has changed.", r.action(), rule)
 	resp := refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, text, causes(ReasonTooMany, rule, nil, false))
 	resp.Result.Details.RetryAfterSeconds = int32(maxRetryAfter / time.Second)
 	return denied(resp, rule, "too many approvals are pending")
-}
-
-// release drops what a waiting request no longer needs: its objects, each up to
-// megabytes. What is left of it is who asks for what.
-func release(r *review) {
-	r.object, r.oldObject, r.options = nil, nil, nil
-	r.req.Object.Raw, r.req.OldObject.Raw, r.req.Options.Raw = nil, nil, nil
 }
 
 // freshFirst sends a request back that was approved while it waited and by now
@@ -126,7 +119,7 @@ func release(r *review) {
 // API server's own retry could be told from a second request: the signature
 // would be gone. The next try is judged on a fresh object.
 func (w *Webhook) freshFirst(r *review, a *v1alpha1.Approval) *admissionv1.AdmissionResponse {
-	text := fmt.Sprintf("%s is approved by %s (approval %s) and goes through with the next identical request. Nothing has changed.", r.action, approvers(a), a.Name)
+	text := fmt.Sprintf("%s is approved by %s (approval %s) and goes through with the next identical request. Nothing has changed.", r.action(), approvers(a), a.Name)
 	return w.comeBack(r, a, text, minRetryAfter)
 }
 
@@ -215,20 +208,20 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited tim
 	switch a.Status.Phase {
 	case v1alpha1.PhaseDenied:
 		by, reason := denial(a)
-		resp = forbidden(r.req, deniedText(r.action, a), causes(ReasonDenied, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, deniedText(r.action(), a), causes(ReasonDenied, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationApprovers], notes[v1alpha1.AnnotationReason] = "denied", by, reason
 	case v1alpha1.PhaseExpired:
-		resp = forbidden(r.req, expiredText(r.action, a), causes(ReasonExpired, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, expiredText(r.action(), a), causes(ReasonExpired, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "expired"
 	case v1alpha1.PhaseCancelled:
-		resp = forbidden(r.req, cancelledText(r.action, a), causes(ReasonRevoked, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, cancelledText(r.action(), a), causes(ReasonRevoked, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "run revoked"
 	case v1alpha1.PhaseUsed:
-		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action, a.Spec.Rule, a.Name)
+		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action(), a.Spec.Rule, a.Name)
 		return w.comeBack(r, a, text, afterUse)
 	default:
 		after := w.clients.next(a.Name, a.CreationTimestamp.Time, a.Spec.ExpiresAt.Time, w.now(), waited)
-		return w.comeBack(r, a, heldText(r.action, a, d.failed), after)
+		return w.comeBack(r, a, heldText(r.action(), a, d.failed), after)
 	}
 	resp.AuditAnnotations = notes
 	return resp
@@ -238,8 +231,8 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited tim
 // see of it. That is computed from the same objects as the fingerprint, masked
 // after they were hashed (I7); it costs more than all the rest, so only once.
 func (w *Webhook) spec(r *review, d decision) (spec v1alpha1.ApprovalSpec, show func(*v1alpha1.ApprovalSpec) error, err error) {
-	newObj, oldObj := normalised(r.req, r.object, r.oldObject)
-	fp, err := fingerprint(r.req, r.agent, newObj, oldObj, r.options)
+	newObj, oldObj := normalised(r.req, r.object(), r.oldObject())
+	fp, err := fingerprint(r.req, r.agent, newObj, oldObj, r.options())
 	if err != nil {
 		return v1alpha1.ApprovalSpec{}, nil, err
 	}
@@ -266,7 +259,7 @@ func (w *Webhook) spec(r *review, d decision) (spec v1alpha1.ApprovalSpec, show 
 			Group:     r.req.Resource.Group, Version: r.req.Resource.Version, Resource: r.req.Resource.Resource,
 			Subresource: r.req.SubResource, Namespace: r.req.Namespace, Name: nameOf(r.req, r.object, r.oldObject),
 		},
-		Action: r.action,
+		Action: r.action(),
 		Rule:   rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
 		Approvers: rule.Approvers, Quorum: rule.Quorum, BreakGlass: rule.BreakGlass, OwnerMayDecide: rule.OwnerMayDecide,
 		// Seconds are what the API server keeps.
