@@ -51,7 +51,7 @@ func (g *guard) handler() http.Handler {
 }
 
 func (g *guard) serve(w http.ResponseWriter, r *http.Request) {
-	rev, err := admissionreview.Read(http.MaxBytesReader(w, r.Body, maxGuardBytes))
+	rev, err := admissionreview.Read(http.MaxBytesReader(w, r.Body, maxGuardBytes), r.ContentLength)
 	if err != nil {
 		g.log.WarnContext(r.Context(), "guard got a malformed review", "error", err)
 		http.Error(w, "malformed admission review", http.StatusBadRequest)

@@ -208,7 +208,7 @@ func FuzzReview(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{"spec":{"volumes":7,"containers":[null]},"metadata":[]}}}`))
 	w := newWebhook(f, &fakeApprovals{t: f, ensure: inPhase(v1alpha1.PhaseDenied)}, notRevoked, Config{Default: Hold})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		rev, err := admissionreview.Read(bytes.NewReader(b))
+		rev, err := admissionreview.Read(bytes.NewReader(b), int64(len(b)))
 		if (rev == nil) == (err == nil) {
 			t.Fatalf("review %v with error %v", rev, err)
 		}

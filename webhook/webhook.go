@@ -85,7 +85,7 @@ func (w *Webhook) Handler() http.Handler {
 func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
 	ctx, cancel := context.WithTimeout(hr.Context(), budget(hr.URL.Query().Get("timeout")))
 	defer cancel()
-	rev, err := admissionreview.Read(http.MaxBytesReader(rw, hr.Body, maxReviewBytes))
+	rev, err := admissionreview.Read(http.MaxBytesReader(rw, hr.Body, maxReviewBytes), hr.ContentLength)
 	if err != nil {
 		w.log.WarnContext(ctx, "review refused", "error", err)
 		code := http.StatusBadRequest

@@ -4,6 +4,7 @@
 package admissionreview
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -29,14 +30,21 @@ type Review struct {
 // Read reads one AdmissionReview (admission.k8s.io/v1). A field given twice
 // anywhere in it is refused, since two readers could take different ones; an
 // unknown field is not, since a newer API server may add some. Every error is
-// ErrMalformed; a body that could not be read keeps its cause.
-func Read(body io.Reader) (*Review, error) {
-	b, err := io.ReadAll(body)
-	if err != nil {
+// ErrMalformed; a body that could not be read keeps its cause. size is what the
+// body is said to have, as http.Request.ContentLength: no more than a hint.
+func Read(body io.Reader, size int64) (*Review, error) {
+	var b bytes.Buffer
+	if size > 0 {
+		b.Grow(int(min(size, maxAhead)) + bytes.MinRead)
+	}
+	if _, err := b.ReadFrom(body); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	return Parse(b)
+	return Parse(b.Bytes())
 }
+
+// maxAhead is how much is made room for before it is there.
+const maxAhead = 1 << 20
 
 // Parse is Read of what was read already. The review aliases b.
 func Parse(b []byte) (*Review, error) {

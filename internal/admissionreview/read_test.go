@@ -12,12 +12,12 @@ const envelope = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","
 
 func TestRead(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{
+	for i, text := range []string{
 		envelope + `,"object":{"a":1},"oldObject":{"b":[2]},"options":{"c":"3"},"newer":{"x":1}}}`,
 		envelope + `,"oldObject": {"b":[2]} , "options":{"c":"3"} , "object" :{"a":1}}}`,
 		strings.Replace(envelope, `"uid"`, `"object":{"a":1},"uid"`, 1) + `,"oldObject":{"b":[2]},"options":{"c":"3"}}}`,
 	} {
-		r, err := Read(strings.NewReader(text))
+		r, err := Read(strings.NewReader(text), int64(i%3-1)*int64(len(text)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -38,7 +38,7 @@ func TestRead(t *testing.T) {
 			t.Errorf("of the request: %v %v", again, err)
 		}
 	}
-	r, err := Read(strings.NewReader(envelope + `,"object":null,"options":null}}`))
+	r, err := Read(strings.NewReader(envelope+`,"object":null,"options":null}}`), 1<<40)
 	if err != nil || r.Object.Kind() != 0 || r.OldObject.Kind() != 0 || r.Request.Object.Raw != nil || r.Request.OldObject.Raw != nil {
 		t.Errorf("null is an object: %+v, %v", r, err)
 	}
@@ -50,7 +50,7 @@ func (broken) Read([]byte) (int, error) { return 0, errors.New("connection reset
 
 func TestReadRefuses(t *testing.T) {
 	t.Parallel()
-	for _, text := range []string{
+	for i, text := range []string{
 		"", "null", "[]", "{}", "secret", envelope, envelope + "}}x",
 		envelope + `,"object":{"secret":1,"secret":2}}}`,
 		envelope + `,"object":{"a":{"secret":1,"secre\u0074":2}}}}`,
@@ -66,14 +66,14 @@ func TestReadRefuses(t *testing.T) {
 		`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":[{"object":{}}]}`,
 		strings.Repeat(`{"request":`, 20_000),
 	} {
-		r, err := Read(strings.NewReader(text))
+		r, err := Read(strings.NewReader(text), int64(i%3-1)*int64(len(text)))
 		if r != nil || !errors.Is(err, ErrMalformed) {
 			t.Errorf("%.200s: %+v, %v", text, r, err)
 		} else if strings.Contains(err.Error(), "secret") {
 			t.Errorf("the error quotes the body: %v", err)
 		}
 	}
-	if _, err := Read(broken{}); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "connection reset") {
+	if _, err := Read(broken{}, 10); !errors.Is(err, ErrMalformed) || !strings.Contains(err.Error(), "connection reset") {
 		t.Errorf("a body that can't be read: %v", err)
 	}
 }
