@@ -21,6 +21,49 @@ import (
 // workers keep approvals up to date side by side: one revocation may end many.
 const workers = 4
 
+// What the informer's index finds approvals by.
+const (
+	indexFingerprint = "fingerprint" // by their label
+	indexPending     = "pending"     // those that wait for a decision: by their run's key, and by allRuns
+	allRuns          = "*"
+)
+
+// newInformer watches approvals. It keeps them without the difference, which is
+// up to 256 KiB and which only people need.
+func newInformer(c client.WithWatch) cache.SharedIndexInformer {
+	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
+		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
+			l := &v1alpha1.ApprovalList{}
+			return l, c.List(ctx, l, &client.ListOptions{Raw: &o})
+		},
+		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
+			return c.Watch(ctx, &v1alpha1.ApprovalList{}, &client.ListOptions{Raw: &o})
+		},
+	}, c), &v1alpha1.Approval{}, 0, cache.Indexers{
+		indexFingerprint: func(obj any) ([]string, error) {
+			if a, ok := obj.(*v1alpha1.Approval); ok {
+				return []string{a.Labels[v1alpha1.LabelFingerprint]}, nil
+			}
+			return nil, nil
+		},
+		indexPending: func(obj any) ([]string, error) {
+			if a, ok := obj.(*v1alpha1.Approval); ok && (a.Status.Phase == "" || a.Status.Phase == v1alpha1.PhasePending) {
+				return []string{a.Labels[v1alpha1.LabelRunKey], allRuns}, nil
+			}
+			return nil, nil
+		},
+	})
+	if err := informer.SetTransform(func(obj any) (any, error) {
+		if a, ok := obj.(*v1alpha1.Approval); ok {
+			a.Spec.Diff, a.ManagedFields = "", nil
+		}
+		return obj, nil
+	}); err != nil {
+		panic(err) // only of an informer that runs
+	}
+	return informer
+}
+
 // Run watches approvals, wakes waiters, keeps status.phase true, cancels what a
 // revoked agent asked for and removes what finished longer than the retention
 // ago, until ctx is done. An API server that is away, or lacks the CRD, is
@@ -31,15 +74,7 @@ func (s *Store) Run(ctx context.Context) error {
 		return nil //nolint:nilerr // only a done ctx ends it: that is the clean end of Run
 	}
 	queue := workqueue.NewTypedRateLimitingQueue(workqueue.DefaultTypedControllerRateLimiter[string]())
-	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
-		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
-			l := &v1alpha1.ApprovalList{}
-			return l, s.client.List(ctx, l, &client.ListOptions{Raw: &o})
-		},
-		WatchFuncWithContext: func(ctx context.Context, o metav1.ListOptions) (watch.Interface, error) {
-			return s.client.Watch(ctx, &v1alpha1.ApprovalList{}, &client.ListOptions{Raw: &o})
-		},
-	}, s.client), &v1alpha1.Approval{}, 0, cache.Indexers{})
+	informer := s.informer
 	changed := func(obj any) {
 		if name, err := cache.DeletionHandlingMetaNamespaceKeyFunc(obj); err == nil {
 			s.wake(name)

@@ -51,13 +51,13 @@ func (g *guard) handler() http.Handler {
 }
 
 func (g *guard) serve(w http.ResponseWriter, r *http.Request) {
-	req, err := admissionreview.Read(http.MaxBytesReader(w, r.Body, maxGuardBytes))
+	rev, err := admissionreview.Read(http.MaxBytesReader(w, r.Body, maxGuardBytes), r.ContentLength)
 	if err != nil {
 		g.log.WarnContext(r.Context(), "guard got a malformed review", "error", err)
 		http.Error(w, "malformed admission review", http.StatusBadRequest)
 		return
 	}
-	resp := g.review(r, req)
+	resp := g.review(r, rev.Request)
 	out, err := json.Marshal(admissionv1.AdmissionReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
 		Response: resp,

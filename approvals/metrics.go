@@ -15,6 +15,7 @@ type metrics struct {
 	phases   *prometheus.CounterVec
 	deciding *prometheus.HistogramVec
 	broken   *prometheus.CounterVec
+	full     *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -36,13 +37,17 @@ func newMetrics() *metrics {
 			Name: "tipstaff_approvals_break_glass_total",
 			Help: "Approvals that one person gave alone, past the quorum. Alert on any increase.",
 		}, []string{"rule"}),
+		full: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tipstaff_approvals_full_total",
+			Help: "Requests refused because too many approvals are pending already, of the run or of the whole cluster.",
+		}, []string{"of"}),
 	}
 }
 
 // Collectors are the metrics of s.
 func (s *Store) Collectors() []prometheus.Collector {
 	m := s.metrics
-	return []prometheus.Collector{m.opened, m.phases, m.deciding, m.broken}
+	return []prometheus.Collector{m.opened, m.phases, m.deciding, m.broken, m.full}
 }
 
 // came counts that a came to phase by a write of ours.

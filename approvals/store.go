@@ -18,6 +18,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	eventsv1 "k8s.io/client-go/kubernetes/typed/events/v1"
 	"k8s.io/client-go/rest"
+	"k8s.io/client-go/tools/cache"
 	"k8s.io/client-go/tools/events"
 	"sigs.k8s.io/controller-runtime/pkg/client"
 
@@ -56,6 +57,8 @@ type Store struct {
 
 	self   atomic.Pointer[string]
 	synced atomic.Bool
+	// informer holds every approval as last seen, without its difference.
+	informer cache.SharedIndexInformer
 
 	mu      sync.Mutex
 	waiters map[string]map[chan struct{}]struct{} // by approval name
@@ -96,7 +99,7 @@ func newStore(c client.WithWatch, cfg Config, revoked Revoked, bounds Bounds, lo
 	}
 	return &Store{
 		client: c, retention: retention, revoked: revoked, bounds: bounds, now: time.Now, log: log, metrics: newMetrics(),
-		waiters: map[string]map[chan struct{}]struct{}{}, reports: make(chan report, maxReports),
+		informer: newInformer(c), waiters: map[string]map[chan struct{}]struct{}{}, reports: make(chan report, maxReports),
 	}
 }
 
@@ -127,26 +130,46 @@ var ErrNotReady = errors.New("approvals are not loaded yet")
 // would have expired: asking again at once is not a new question. So does one
 // that was used where t may go through under it again, now or in a moment. After
 // any other that was used, expired or cancelled, or under changed terms (rule,
-// who decides), the next is opened.
-func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error) {
+// who decides), the next is opened, unless too many are pending ([v1alpha1.ErrTooMany]).
+// Only then is show called: it fills in what people are shown of the change.
+//
+// One that is pending may be some moments old, and then lacks spec.diff:
+// [Store.Wait] and [Store.Use] read it anew.
+func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try, show func(*v1alpha1.ApprovalSpec) error) (*v1alpha1.Approval, error) {
 	if !s.HasSynced() {
 		return nil, ErrNotReady
+	}
+	// Most calls are retries of what still waits: those ask nobody.
+	known, err := s.informer.GetIndexer().ByIndex(indexFingerprint, spec.Fingerprint.Label())
+	if err != nil {
+		return nil, fmt.Errorf("find approvals for %s: %w", spec.Fingerprint.Label(), err)
+	}
+	seen := make([]*v1alpha1.Approval, 0, len(known))
+	for _, obj := range known {
+		if a, ok := obj.(*v1alpha1.Approval); ok {
+			seen = append(seen, a)
+		}
+	}
+	if a := s.answer(seen, spec, t); a != nil && State(a, s.now()) == v1alpha1.PhasePending {
+		return s.seen(a.DeepCopy()), nil
 	}
 	var l v1alpha1.ApprovalList
 	if err := s.client.List(ctx, &l, client.MatchingLabels{v1alpha1.LabelFingerprint: spec.Fingerprint.Label()}); err != nil {
 		return nil, fmt.Errorf("find approvals for %s: %w", spec.Fingerprint.Label(), err)
 	}
-	taken := map[string]bool{}
-	var answer *v1alpha1.Approval
+	all, taken := make([]*v1alpha1.Approval, len(l.Items)), map[string]bool{}
 	for i := range l.Items {
-		a := &l.Items[i]
-		taken[a.Name] = true
-		if s.answers(a, spec, t) && (answer == nil || s.before(a, answer)) {
-			answer = a
-		}
+		all[i] = &l.Items[i]
+		taken[all[i].Name] = true
 	}
-	if answer != nil {
-		return s.seen(answer), nil
+	if a := s.answer(all, spec, t); a != nil {
+		return s.seen(a), nil
+	}
+	if err := s.bounded(spec.Agent.Key()); err != nil {
+		return nil, err
+	}
+	if err := show(&spec); err != nil {
+		return nil, fmt.Errorf("show the change: %w", err)
 	}
 	for ordinal := range maxOrdinal {
 		name := nameOf(spec.Fingerprint, ordinal)
@@ -178,6 +201,43 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alph
 		}
 	}
 	return nil, fmt.Errorf("request %s was opened %d times already", spec.Fingerprint.Label(), maxOrdinal)
+}
+
+// Bounds on how many approvals wait for a decision: people read no more, and each
+// takes up to 256 KiB of etcd. They are counted as last seen, so that some more
+// may come at once.
+const (
+	maxPendingPerRun = 100
+	maxPending       = 10_000
+)
+
+// bounded is ErrTooMany where no further approval may be opened for run.
+func (s *Store) bounded(run v1alpha1.RunKey) error {
+	for _, bound := range []struct {
+		of, key string
+		most    int
+	}{{"run", string(run), maxPendingPerRun}, {"cluster", allRuns, maxPending}} {
+		pending, err := s.informer.GetIndexer().IndexKeys(indexPending, bound.key)
+		if err != nil {
+			return fmt.Errorf("count what is pending: %w", err)
+		}
+		if len(pending) >= bound.most {
+			s.metrics.full.WithLabelValues(bound.of).Inc()
+			return fmt.Errorf("%w: %d of %s", v1alpha1.ErrTooMany, len(pending), bound.of)
+		}
+	}
+	return nil
+}
+
+// answer picks the one of as that answers for spec, nil where none does.
+func (s *Store) answer(as []*v1alpha1.Approval, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) *v1alpha1.Approval {
+	var best *v1alpha1.Approval
+	for _, a := range as {
+		if s.answers(a, spec, t) && (best == nil || s.before(a, best)) {
+			best = a
+		}
+	}
+	return best
 }
 
 // answers reports whether a is the answer to spec, given or to come.

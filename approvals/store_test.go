@@ -138,7 +138,7 @@ func approveAs(t testing.TB, s *Store, name, by string, v v1alpha1.Verdict) {
 
 func ensure(t testing.TB, s *Store, sp v1alpha1.ApprovalSpec) *v1alpha1.Approval {
 	t.Helper()
-	a, err := s.Ensure(t.Context(), sp, v1alpha1.Try{})
+	a, err := s.Ensure(t.Context(), sp, v1alpha1.Try{}, noShow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -180,7 +180,7 @@ func TestEnsureConvergesOnOne(t *testing.T) {
 	var group sync.WaitGroup
 	for i := range names {
 		group.Go(func() {
-			if a, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); err == nil {
+			if a, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}, noShow); err == nil {
 				names[i] = a.Name
 			}
 		})
@@ -238,7 +238,7 @@ func TestI4_StoreThatCannotKnowSaysSo(t *testing.T) {
 			return away
 		},
 	})
-	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); !errors.Is(err, away) {
+	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}, noShow); !errors.Is(err, away) {
 		t.Errorf("Ensure: %v", err)
 	}
 	if _, err := s.Wait(t.Context(), "x"); !errors.Is(err, away) {
@@ -248,7 +248,7 @@ func TestI4_StoreThatCannotKnowSaysSo(t *testing.T) {
 		t.Errorf("Use: %v", err)
 	}
 	s.synced.Store(false)
-	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}); !errors.Is(err, ErrNotReady) {
+	if _, err := s.Ensure(t.Context(), spec("a"), v1alpha1.Try{}, noShow); !errors.Is(err, ErrNotReady) {
 		t.Errorf("Ensure before the first list: %v", err)
 	}
 }
@@ -574,3 +574,6 @@ func FuzzGuard(f *testing.F) {
 		}
 	})
 }
+
+// noShow fills in nothing.
+func noShow(*v1alpha1.ApprovalSpec) error { return nil }

@@ -192,7 +192,7 @@ func TestUseAgain(t *testing.T) {
 		t.Fatalf("got %+v, %v", got.Status.Use, err)
 	}
 	s.now = func() time.Time { return time.Now().Add(settle + time.Second) }
-	if got, err := s.Ensure(t.Context(), spec("a"), try); err != nil || got.Name != a.Name || got.Status.Phase != v1alpha1.PhaseUsed {
+	if got, err := s.Ensure(t.Context(), spec("a"), try, noShow); err != nil || got.Name != a.Name || got.Status.Phase != v1alpha1.PhaseUsed {
 		t.Fatalf("Ensure found %s %s, %v", got.Name, got.Status.Phase, err)
 	}
 	var through atomic.Int32
@@ -220,7 +220,11 @@ func TestUseAgain(t *testing.T) {
 		t.Errorf("a revoked run's retry: %+v, %v", got.Status.Use, err)
 	}
 	revoked(s).set(nil, nil)
-	if next := func() *v1alpha1.Approval { try.Generation = 3; a, _ := s.Ensure(t.Context(), spec("a"), try); return a }(); next.Name == a.Name {
+	if next := func() *v1alpha1.Approval {
+		try.Generation = 3
+		a, _ := s.Ensure(t.Context(), spec("a"), try, noShow)
+		return a
+	}(); next.Name == a.Name {
 		t.Error("a second request is answered by the used approval")
 	}
 }
@@ -240,7 +244,7 @@ func TestADenialStandsBeforeARetry(t *testing.T) {
 		t.Fatal("a try without proof is answered by the used one")
 	}
 	approveAs(t, s, second.Name, "alice", v1alpha1.VerdictDeny)
-	if got, err := s.Ensure(t.Context(), spec("a"), try); err != nil || got.Name != second.Name {
+	if got, err := s.Ensure(t.Context(), spec("a"), try, noShow); err != nil || got.Name != second.Name {
 		t.Errorf("got %s %s, %v", got.Name, got.Status.Phase, err)
 	}
 }

@@ -92,7 +92,7 @@ func BenchmarkMask(b *testing.B) {
 // nobody opens no approvals and knows no revocations: the allow path needs neither.
 type nobody struct{ tb testing.TB }
 
-func (n nobody) Ensure(context.Context, v1alpha1.ApprovalSpec, v1alpha1.Try) (*v1alpha1.Approval, error) {
+func (n nobody) Ensure(context.Context, v1alpha1.ApprovalSpec, v1alpha1.Try, func(*v1alpha1.ApprovalSpec) error) (*v1alpha1.Approval, error) {
 	n.tb.Error("an approval was opened on the allow path")
 	return nil, errors.New("not here")
 }

@@ -1,6 +1,7 @@
 package mask
 
 import (
+	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
@@ -102,6 +103,18 @@ func HasMark(v string) bool {
 	// Base64 may be broken into lines (RFC 4648 section 3.1; Go's decoder skips them).
 	if strings.ContainsAny(v, "\r\n") {
 		return HasMark(strings.NewReplacer("\r", "", "\n", "").Replace(v))
+	}
+	return false
+}
+
+// InText reports whether a mark, or the base64 of something that holds one,
+// stands in a text in one piece: one that an escape or a line break parts is not
+// seen, as [HasMark] sees it in the string that the text stands for.
+func InText(text []byte) bool {
+	for _, shape := range shapes {
+		if bytes.Contains(text, []byte(shape)) {
+			return true
+		}
 	}
 	return false
 }

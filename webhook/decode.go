@@ -4,10 +4,11 @@ import (
 	"fmt"
 
 	admissionv1 "k8s.io/api/admission/v1"
-	"k8s.io/apimachinery/pkg/runtime"
-	kjson "sigs.k8s.io/json"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
+	"github.com/tipstaff-dev/tipstaff/internal/jsontree"
+	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
 // maxReviewBytes caps one AdmissionReview. The API server takes bodies of at
@@ -16,34 +17,88 @@ import (
 // 4 + 4 + 1 MiB. What is larger is refused.
 const maxReviewBytes = 9 << 20
 
-// review is one request of an agent, decoded.
+// review is one request of an agent. Its objects are decoded when somebody asks:
+// most requests are let through on a few fields of them. It serves one goroutine.
 type review struct {
 	req   *admissionv1.AdmissionRequest
 	agent v1alpha1.Agent
-	// action says in a few words what it does.
-	action                     string
-	object, oldObject, options map[string]any // nil where the request has none
+
+	raw struct{ object, oldObject, options jsontree.Value }
+	// What was asked for already.
+	decoded struct{ object, oldObject, options map[string]any }
+	said    string
 }
 
-// open decodes the objects in a request.
+// open checks the objects in a request.
 func open(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) (*review, error) {
-	r := &review{req: req, agent: agent}
+	rev, err := admissionreview.Of(req)
+	if err != nil {
+		return nil, err
+	}
+	return openReview(rev, agent)
+}
+
+func openReview(rev *admissionreview.Review, agent v1alpha1.Agent) (*review, error) {
+	r := &review{req: rev.Request, agent: agent}
+	r.raw.object, r.raw.oldObject, r.raw.options = rev.Object, rev.OldObject, rev.Options
 	for _, part := range []struct {
 		what string
-		raw  runtime.RawExtension
-		into *map[string]any
-	}{{"object", req.Object, &r.object}, {"oldObject", req.OldObject, &r.oldObject}, {"options", req.Options, &r.options}} {
-		if len(part.raw.Raw) == 0 || string(part.raw.Raw) == "null" {
-			continue
-		}
-		twice, err := kjson.UnmarshalStrict(part.raw.Raw, part.into, kjson.DisallowDuplicateFields)
-		if err != nil {
-			return nil, fmt.Errorf("decode %s: not a JSON object", part.what) // the cause may quote a value
-		}
-		if len(twice) > 0 {
-			return nil, fmt.Errorf("decode %s: %d fields given twice", part.what, len(twice))
+		jsontree.Value
+	}{{"object", r.raw.object}, {"oldObject", r.raw.oldObject}, {"options", r.raw.options}} {
+		if !part.IsNull() && part.Kind() != '{' {
+			return nil, fmt.Errorf("decode %s: not a JSON object", part.what)
 		}
 	}
-	r.action = action(req, r.object, r.oldObject)
 	return r, nil
+}
+
+// object is the object as the request wants it, nil where it has none. It is
+// decoded once: whoever changes it, copies it.
+func (r *review) object() map[string]any { return decoded(r.raw.object, &r.decoded.object) }
+
+// oldObject is the object as it stands, as object.
+func (r *review) oldObject() map[string]any { return decoded(r.raw.oldObject, &r.decoded.oldObject) }
+
+// options are the request's options, as object.
+func (r *review) options() map[string]any { return decoded(r.raw.options, &r.decoded.options) }
+
+func decoded(v jsontree.Value, into *map[string]any) map[string]any {
+	if *into == nil {
+		*into = v.Object()
+	}
+	return *into
+}
+
+// action says in a few words what the request does.
+func (r *review) action() string {
+	if r.said == "" {
+		r.said = action(r.req, r.object, r.oldObject)
+	}
+	return r.said
+}
+
+// release drops what a waiting request no longer needs: its objects, each up to
+// megabytes. What is left of it is who asks for what.
+func (r *review) release() {
+	*r = review{req: r.req, agent: r.agent, said: r.action()}
+	r.req.Object.Raw, r.req.OldObject.Raw, r.req.Options.Raw = nil, nil, nil
+}
+
+// mark gives the path of the first mask in the object. Most have none, which
+// their text tells.
+func (r *review) mark() (path string, found bool) {
+	if !mask.InText(r.raw.object.Raw()) && !hidden(r.raw.object) {
+		return "", false
+	}
+	return mask.ContainsMark(r.object())
+}
+
+// hidden reports whether an escape hides a mask from who reads v's text.
+func hidden(v jsontree.Value) bool {
+	for s := range v.EscapedStrings() {
+		if mask.HasMark(s) {
+			return true
+		}
+	}
+	return false
 }

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"fmt"
 	"strings"
@@ -8,7 +9,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/aymanbagabas/go-udiff"
-	"sigs.k8s.io/yaml"
+	"go.yaml.in/yaml/v3"
 )
 
 // maxDiffBytes keeps an approval well below what etcd stores (1.5 MiB) and
@@ -43,8 +44,16 @@ func toYAML(obj map[string]any) (string, error) {
 	if obj == nil {
 		return "", nil
 	}
-	b, err := yaml.Marshal(obj)
-	return string(b), err
+	// Not by way of JSON, as sigs.k8s.io/yaml does: reading that as YAML refuses
+	// characters that a string may hold.
+	var b bytes.Buffer
+	e := yaml.NewEncoder(&b)
+	e.SetIndent(2)
+	e.CompactSeqIndent()
+	if err := e.Encode(obj); err != nil {
+		return "", err
+	}
+	return b.String(), e.Close()
 }
 
 // cut shortens s to maxDiffBytes at a line's end, or at a character's where one line is longer.

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"strings"
 	"testing"
 
@@ -8,6 +9,7 @@ import (
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
+	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
 func fingerprintOf(t testing.TB, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) v1alpha1.Fingerprint {
@@ -16,8 +18,8 @@ func fingerprintOf(t testing.TB, req *admissionv1.AdmissionRequest, agent v1alph
 	if err != nil {
 		t.Fatal(err)
 	}
-	newObj, oldObj := normalised(req, r.object, r.oldObject)
-	fp, err := fingerprint(req, agent, newObj, oldObj, r.options)
+	newObj, oldObj := normalised(req, r.object(), r.oldObject())
+	fp, err := fingerprint(req, agent, newObj, oldObj, r.options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,28 +208,33 @@ func FuzzReview(f *testing.F) {
 	f.Add([]byte(`{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE","object":{"spec":{"volumes":7,"containers":[null]},"metadata":[]}}}`))
 	w := newWebhook(f, &fakeApprovals{t: f, ensure: inPhase(v1alpha1.PhaseDenied)}, notRevoked, Config{Default: Hold})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		req, err := admissionreview.Read(strings.NewReader(string(b)))
-		if (req == nil) == (err == nil) {
-			t.Fatalf("request %v with error %v", req, err)
+		rev, err := admissionreview.Read(bytes.NewReader(b), int64(len(b)))
+		if (rev == nil) == (err == nil) {
+			t.Fatalf("review %v with error %v", rev, err)
 		}
 		if err != nil {
 			return
 		}
-		resp := w.answer(t.Context(), req)
+		req := rev.Request
+		resp := w.answer(t.Context(), rev)
 		if resp == nil || resp.UID != req.UID || !resp.Allowed && (resp.Result == nil || resp.Result.Code < 400) {
 			t.Fatalf("answer %+v", resp)
 		}
-		r, err := open(req, testAgent)
+		r, err := openReview(rev, testAgent)
 		if err != nil {
 			return
 		}
-		newObj, oldObj := normalised(req, r.object, r.oldObject)
-		one, err := fingerprint(req, testAgent, newObj, oldObj, r.options)
+		_, inObject := mask.ContainsMark(map[string]any{"": r.object()})
+		if _, inText := r.mark(); inObject != inText {
+			t.Fatalf("a mask in the object: %t, in its text: %t", inObject, inText)
+		}
+		newObj, oldObj := normalised(req, r.object(), r.oldObject())
+		one, err := fingerprint(req, testAgent, newObj, oldObj, r.options())
 		if err != nil {
 			t.Fatal(err)
 		}
 		again, _ := normalised(req, newObj, oldObj)
-		two, err := fingerprint(req, testAgent, again, oldObj, r.options)
+		two, err := fingerprint(req, testAgent, again, oldObj, r.options())
 		if err != nil || one != two {
 			t.Fatalf("normalising twice gives another fingerprint: %s %s %v", one, two, err)
 		}

@@ -143,8 +143,8 @@ func TestTheApproverSeesWhatAGrantGives(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if r.action != tt.want {
-				t.Errorf("the action is\n%s, want\n%s", r.action, tt.want)
+			if r.action() != tt.want {
+				t.Errorf("the action is\n%s, want\n%s", r.action(), tt.want)
 			}
 		})
 	}
@@ -199,7 +199,7 @@ func TestDrawnName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := drawnName(r.req, r.object); got != tt.want {
+		if got := drawnName(r.req, r.object()); got != tt.want {
 			t.Errorf("%s: got %q, want %q", tt.name, got, tt.want)
 		}
 	}

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"sync"
@@ -17,9 +18,11 @@ import (
 // status.phase of what it returns says where the approval stands now. An error
 // means that this could not be known, and the request is refused.
 type Approvals interface {
-	// Ensure finds the approval that answers for spec.Fingerprint, or opens one.
-	// A used one answers where t may go through under it again, now or in a moment.
-	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error)
+	// Ensure finds the approval that answers for spec.Fingerprint, or opens one:
+	// only then it has show fill in what people see of the change. A used one
+	// answers where t may go through under it again, now or in a moment. Where too
+	// many are pending to open another, the error is v1alpha1.ErrTooMany.
+	Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alpha1.Try, show func(*v1alpha1.ApprovalSpec) error) (*v1alpha1.Approval, error)
 	// Wait returns when it is no longer pending or ctx is done, then with the
 	// state last known and no error.
 	Wait(ctx context.Context, name string) (*v1alpha1.Approval, error)
@@ -41,57 +44,55 @@ type waiters struct {
 	byRun map[v1alpha1.RunKey]int
 }
 
-func (w *waiters) enter(run v1alpha1.RunKey) bool {
+// enter counts one more in, unless a cap is reached: then full names it and leave is nil.
+func (w *waiters) enter(run v1alpha1.RunKey) (leave func(), full string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.total >= maxWaiters || w.byRun[run] >= maxWaitersPerRun {
-		return false
+	switch {
+	case w.total >= maxWaiters:
+		return nil, "cluster"
+	case w.byRun[run] >= maxWaitersPerRun:
+		return nil, "run"
 	}
 	if w.byRun == nil {
 		w.byRun = map[v1alpha1.RunKey]int{}
 	}
 	w.total++
 	w.byRun[run]++
-	return true
-}
-
-func (w *waiters) leave(run v1alpha1.RunKey) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.total--
-	if w.byRun[run]--; w.byRun[run] == 0 {
-		delete(w.byRun, run)
-	}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.total--
+		if w.byRun[run]--; w.byRun[run] == 0 {
+			delete(w.byRun, run)
+		}
+	}, ""
 }
 
 // hold answers a request that a rule holds.
 func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1.AdmissionResponse, error) {
-	spec, err := w.spec(r, d)
+	spec, show, err := w.spec(r, d)
 	if err != nil {
 		return nil, err
 	}
 	t := tryOf(r)
-	a, err := w.approvals.Ensure(ctx, spec, t)
-	if err != nil {
+	a, err := w.approvals.Ensure(ctx, spec, t, show)
+	switch {
+	case errors.Is(err, v1alpha1.ErrTooMany):
+		return w.tooMany(r, spec.Rule), nil
+	case err != nil:
 		return nil, fmt.Errorf("find the approval: %w", err)
-	}
-	if a.Spec.Fingerprint != spec.Fingerprint {
+	case a.Spec.Fingerprint != spec.Fingerprint:
 		return nil, fmt.Errorf("approval %s is for another request", a.Name)
 	}
 	var waited time.Duration
-	if a.Status.Phase == v1alpha1.PhasePending && w.waiters.enter(r.agent.Key()) {
-		fingerprint := spec.Fingerprint
-		release(r, &spec, a)
-		began := w.now()
-		w.metrics.waiting.Inc()
-		a, waited, err = w.wait(ctx, a)
-		w.metrics.waiting.Dec()
-		w.metrics.waited.Observe(w.now().Sub(began).Seconds())
-		w.waiters.leave(r.agent.Key())
-		if err != nil {
+	if a.Status.Phase == v1alpha1.PhasePending {
+		a.Spec.Diff = ""
+		r.release()
+		if a, waited, err = w.wait(ctx, r.agent.Key(), a); err != nil {
 			return nil, err
 		}
-		if a.Spec.Fingerprint != fingerprint {
+		if a.Spec.Fingerprint != spec.Fingerprint {
 			return nil, fmt.Errorf("approval %s is for another request", a.Name)
 		}
 	}
@@ -104,13 +105,12 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 	return w.notYet(r, d, a, waited), nil
 }
 
-// release drops what a waiting request no longer needs: its objects, each up to
-// megabytes, and their difference. What is left of it is who asks for what.
-func release(r *review, spec *v1alpha1.ApprovalSpec, a *v1alpha1.Approval) {
-	r.object, r.oldObject, r.options = nil, nil, nil
-	r.req.Object.Raw, r.req.OldObject.Raw, r.req.Options.Raw = nil, nil, nil
-	*spec = v1alpha1.ApprovalSpec{}
-	a.Spec.Diff = ""
+// tooMany refuses for now what would need one approval too many.
+func (w *Webhook) tooMany(r *review, rule string) *admissionv1.AdmissionResponse {
+	text := fmt.Sprintf("%s needs an approval (rule %q), and too many approvals are pending for another to be opened. Nothing has changed.", r.action(), rule)
+	resp := refusal(r.req, http.StatusTooManyRequests, metav1.StatusReasonTooManyRequests, text, causes(ReasonTooMany, rule, nil, false))
+	resp.Result.Details.RetryAfterSeconds = int32(maxRetryAfter / time.Second)
+	return denied(resp, rule, "too many approvals are pending")
 }
 
 // freshFirst sends a request back that was approved while it waited and by now
@@ -119,7 +119,7 @@ func release(r *review, spec *v1alpha1.ApprovalSpec, a *v1alpha1.Approval) {
 // API server's own retry could be told from a second request: the signature
 // would be gone. The next try is judged on a fresh object.
 func (w *Webhook) freshFirst(r *review, a *v1alpha1.Approval) *admissionv1.AdmissionResponse {
-	text := fmt.Sprintf("%s is approved by %s (approval %s) and goes through with the next identical request. Nothing has changed.", r.action, approvers(a), a.Name)
+	text := fmt.Sprintf("%s is approved by %s (approval %s) and goes through with the next identical request. Nothing has changed.", r.action(), approvers(a), a.Name)
 	return w.comeBack(r, a, text, minRetryAfter)
 }
 
@@ -134,9 +134,20 @@ func (w *Webhook) comeBack(r *review, a *v1alpha1.Approval, text string, after t
 }
 
 // wait waits inline for a decision, within the time that the review has, and
-// says how long it did: more than zero.
-func (w *Webhook) wait(ctx context.Context, a *v1alpha1.Approval) (*v1alpha1.Approval, time.Duration, error) {
+// says how long it did. Where too many wait already it doesn't, and gives a and zero.
+func (w *Webhook) wait(ctx context.Context, run v1alpha1.RunKey, a *v1alpha1.Approval) (*v1alpha1.Approval, time.Duration, error) {
+	leave, full := w.waiters.enter(run)
+	if full != "" {
+		w.metrics.full.WithLabelValues(full).Inc()
+		return a, 0, nil
+	}
 	start := time.Now()
+	w.metrics.waiting.Inc()
+	defer func() { // also of a panic, which becomes a refusal
+		leave()
+		w.metrics.waiting.Dec()
+		w.metrics.waited.Observe(time.Since(start).Seconds())
+	}()
 	inline, cancel := context.WithTimeout(ctx, w.inlineWait(ctx))
 	defer cancel()
 	decided, err := w.approvals.Wait(inline, a.Name)
@@ -197,42 +208,44 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited tim
 	switch a.Status.Phase {
 	case v1alpha1.PhaseDenied:
 		by, reason := denial(a)
-		resp = forbidden(r.req, deniedText(r.action, a), causes(ReasonDenied, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, deniedText(r.action(), a), causes(ReasonDenied, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationApprovers], notes[v1alpha1.AnnotationReason] = "denied", by, reason
 	case v1alpha1.PhaseExpired:
-		resp = forbidden(r.req, expiredText(r.action, a), causes(ReasonExpired, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, expiredText(r.action(), a), causes(ReasonExpired, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "expired"
 	case v1alpha1.PhaseCancelled:
-		resp = forbidden(r.req, cancelledText(r.action, a), causes(ReasonRevoked, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, cancelledText(r.action(), a), causes(ReasonRevoked, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "run revoked"
 	case v1alpha1.PhaseUsed:
-		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action, a.Spec.Rule, a.Name)
+		text := fmt.Sprintf("%s was let through a moment ago by an identical request (rule %q, approval %s). Nothing has changed by this one.", r.action(), a.Spec.Rule, a.Name)
 		return w.comeBack(r, a, text, afterUse)
 	default:
 		after := w.clients.next(a.Name, a.CreationTimestamp.Time, a.Spec.ExpiresAt.Time, w.now(), waited)
-		return w.comeBack(r, a, heldText(r.action, a, d.failed), after)
+		return w.comeBack(r, a, heldText(r.action(), a, d.failed), after)
 	}
 	resp.AuditAnnotations = notes
 	return resp
 }
 
-// spec is the approval that this request needs.
-func (w *Webhook) spec(r *review, d decision) (v1alpha1.ApprovalSpec, error) {
-	newObj, oldObj := normalised(r.req, r.object, r.oldObject)
-	fp, err := fingerprint(r.req, r.agent, newObj, oldObj, r.options)
+// spec is the approval that this request needs, and show fills in what people
+// see of it. That is computed from the same objects as the fingerprint, masked
+// after they were hashed (I7); it costs more than all the rest, so only once.
+func (w *Webhook) spec(r *review, d decision) (spec v1alpha1.ApprovalSpec, show func(*v1alpha1.ApprovalSpec) error, err error) {
+	newObj, oldObj := normalised(r.req, r.object(), r.oldObject())
+	fp, err := fingerprint(r.req, r.agent, newObj, oldObj, r.options())
 	if err != nil {
-		return v1alpha1.ApprovalSpec{}, err
+		return v1alpha1.ApprovalSpec{}, nil, err
 	}
-	// What people see is computed from the same objects, masked after they were hashed (I7).
-	scope := w.masker.Scope(r.agent.Key())
-	for _, obj := range []map[string]any{newObj, oldObj} {
-		if obj != nil {
-			scope.Object(obj)
+	show = func(spec *v1alpha1.ApprovalSpec) error {
+		scope := w.masker.Scope(r.agent.Key())
+		for _, obj := range []map[string]any{newObj, oldObj} {
+			if obj != nil {
+				scope.Object(obj)
+			}
 		}
-	}
-	text, whole, err := diff(oldObj, newObj)
-	if err != nil {
-		return v1alpha1.ApprovalSpec{}, err
+		var err error
+		spec.Diff, spec.DiffBytes, err = diff(oldObj, newObj)
+		return err
 	}
 	rule := Rule{Name: defaultRuleName, Approvers: []string{DefaultApprovers}}.withDefaults()
 	if d.rule != nil {
@@ -246,10 +259,10 @@ func (w *Webhook) spec(r *review, d decision) (v1alpha1.ApprovalSpec, error) {
 			Group:     r.req.Resource.Group, Version: r.req.Resource.Version, Resource: r.req.Resource.Resource,
 			Subresource: r.req.SubResource, Namespace: r.req.Namespace, Name: nameOf(r.req, r.object, r.oldObject),
 		},
-		Action: r.action, Diff: text, DiffBytes: whole,
-		Rule: rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
+		Action: r.action(),
+		Rule:   rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
 		Approvers: rule.Approvers, Quorum: rule.Quorum, BreakGlass: rule.BreakGlass, OwnerMayDecide: rule.OwnerMayDecide,
 		// Seconds are what the API server keeps.
 		ExpiresAt: metav1.NewTime(w.now().Add(rule.TimeToLive.Duration).UTC().Truncate(time.Second)),
-	}, nil
+	}, show, nil
 }

@@ -69,7 +69,7 @@ func TestTheIndexSkipsOnlyWhatIsFalse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		vars := variables(rv.req, rv.agent, rv.object, rv.oldObject, rv.options)
+		vars := variables(rv)
 		can := x.candidates(req)
 		for i := range compiled {
 			rule := &compiled[i]

@@ -32,6 +32,7 @@ const (
 	ReasonRevoked   = "Revoked"   // the run is revoked
 	ReasonNoRun     = "NoRun"     // the identity names no run
 	ReasonMask      = "Mask"      // it would write a mask over a real value
+	ReasonTooMany   = "TooMany"   // it needs an approval, and too many are pending to open another
 	ReasonUnchecked = "Unchecked" // it could not be checked
 )
 
@@ -39,7 +40,7 @@ const (
 const maxActionLength = 1000
 
 // action says in a few words what a request does: delete namespace "prod".
-func action(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) string {
+func action(req *admissionv1.AdmissionRequest, object, oldObject func() map[string]any) string {
 	what := strings.ToLower(req.Kind.Kind)
 	if req.SubResource != "" || what == "" {
 		what = req.Resource.Resource
@@ -57,12 +58,12 @@ func action(req *admissionv1.AdmissionRequest, object, oldObject map[string]any)
 		b.WriteString(" in namespace " + strconv.Quote(req.Namespace))
 	}
 	if req.SubResource == "scale" {
-		if n, ok := replicas(object); ok {
+		if n, ok := replicas(object()); ok {
 			fmt.Fprintf(&b, " to %d replicas", n)
 		}
 	}
 	if asksForGrant(req) {
-		b.WriteString(granted(object))
+		b.WriteString(granted(object()))
 	}
 	s := visible(b.String())
 	if len(s) > maxActionLength {
@@ -122,19 +123,22 @@ func granted(grant map[string]any) string {
 
 // nameOf is the object's name where the request has none (deletecollection,
 // generateName, where the drawn part is left out).
-func nameOf(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) string {
-	if drawn := drawnName(req, object); drawn != "" {
-		return drawn
+func nameOf(req *admissionv1.AdmissionRequest, object, oldObject func() map[string]any) string {
+	if req.Operation == admissionv1.Create {
+		if drawn := drawnName(req, object()); drawn != "" {
+			return drawn
+		}
 	}
 	if req.Name != "" {
 		return req.Name
 	}
-	meta, _ := oldObject["metadata"].(map[string]any)
-	if name := stringOf(meta["name"]); name != "" {
-		return name
+	for _, obj := range []map[string]any{oldObject(), object()} {
+		meta, _ := obj["metadata"].(map[string]any)
+		if name := stringOf(meta["name"]); name != "" {
+			return name
+		}
 	}
-	meta, _ = object["metadata"].(map[string]any)
-	return stringOf(meta["name"])
+	return ""
 }
 
 // replicas of a Scale: zero is left out of its JSON (autoscaling/v1, omitempty).

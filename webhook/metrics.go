@@ -17,6 +17,7 @@ type metrics struct {
 	taking   *prometheus.HistogramVec
 	waiting  prometheus.Gauge
 	waited   prometheus.Histogram
+	full     *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -43,13 +44,17 @@ func newMetrics() *metrics {
 			Help:    "Time that a held request waited inline for a decision.",
 			Buckets: []float64{.1, .5, 1, 2, 3, 4, 5, 6, 8, 10},
 		}),
+		full: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tipstaff_admission_waiting_full_total",
+			Help: "Held requests that were answered at once because too many wait inline already, of the run or of the whole cluster.",
+		}, []string{"of"}),
 	}
 }
 
 // Collectors are the metrics of w.
 func (w *Webhook) Collectors() []prometheus.Collector {
 	m := w.metrics
-	return []prometheus.Collector{m.verdicts, m.refusals, m.taking, m.waiting, m.waited}
+	return []prometheus.Collector{m.verdicts, m.refusals, m.taking, m.waiting, m.waited, m.full}
 }
 
 // judged counts one answer by what stands in it: the audit annotations and the

@@ -59,7 +59,7 @@ func ownObject(r *review) string {
 		}
 	case "rbac.authorization.k8s.io":
 		ofTipstaff := func(name string) bool { return name == "tipstaff" || strings.HasPrefix(name, "tipstaff-") }
-		if r.named(ofTipstaff) || madeByTipstaff(r.object) || madeByTipstaff(r.oldObject) {
+		if r.named(ofTipstaff) || madeByTipstaff(r.object()) || madeByTipstaff(r.oldObject()) {
 			return "about tipstaff's roles, nor the bindings that it makes"
 		}
 	}
@@ -74,7 +74,7 @@ func definesOwn(r *review) bool {
 		spec, _ := obj["spec"].(map[string]any)
 		return stringOf(spec["group"])
 	}
-	return r.named(ownName) || group(r.object) == v1alpha1.Group || group(r.oldObject) == v1alpha1.Group
+	return r.named(ownName) || group(r.object()) == v1alpha1.Group || group(r.oldObject()) == v1alpha1.Group
 }
 
 // named reports whether is holds for the object's name, wherever it stands.
@@ -83,7 +83,7 @@ func (r *review) named(is func(string) bool) bool {
 		meta, _ := obj["metadata"].(map[string]any)
 		return stringOf(meta["name"])
 	}
-	return is(r.req.Name) || is(in(r.object)) || is(in(r.oldObject))
+	return is(r.req.Name) || is(in(r.object())) || is(in(r.oldObject()))
 }
 
 // ownName reports whether a definition of that name (approvals.tipstaff.dev,

@@ -6,13 +6,10 @@ import (
 	"sync"
 
 	"github.com/google/cel-go/cel"
-	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/version"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
-
-	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
 // rule is a compiled Rule.
@@ -101,14 +98,15 @@ func (r *rule) matches(ctx context.Context, vars map[string]any) (bool, error) {
 
 // variables are what a rule sees. Every field of request and agent is there,
 // empty where there is nothing, so that a rule need not ask with has().
-func variables(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object, oldObject, options map[string]any) map[string]any {
+func variables(r *review) map[string]any {
+	req, agent := r.req, r.agent
 	groups := make([]any, len(req.UserInfo.Groups))
 	for i, g := range req.UserInfo.Groups {
 		groups[i] = g
 	}
 	return map[string]any{
-		"object":    orNull(object),
-		"oldObject": orNull(oldObject),
+		"object":    celValue(r.raw.object),
+		"oldObject": celValue(r.raw.oldObject),
 		"request": map[string]any{
 			"kind":        map[string]any{"group": req.Kind.Group, "version": req.Kind.Version, "kind": req.Kind.Kind},
 			"resource":    map[string]any{"group": req.Resource.Group, "version": req.Resource.Version, "resource": req.Resource.Resource},
@@ -117,7 +115,7 @@ func variables(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object, 
 			"name":        req.Name,
 			"operation":   string(req.Operation),
 			"dryRun":      req.DryRun != nil && *req.DryRun,
-			"options":     orNull(options),
+			"options":     celValue(r.raw.options),
 			"userInfo":    map[string]any{"username": req.UserInfo.Username, "groups": groups},
 		},
 		"agent": map[string]any{
@@ -125,12 +123,4 @@ func variables(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object, 
 			"owner": agent.Owner, "task": agent.Task, "profile": agent.Profile,
 		},
 	}
-}
-
-// orNull keeps a nil map from becoming an empty one in CEL.
-func orNull(m map[string]any) any {
-	if m == nil {
-		return nil
-	}
-	return m
 }

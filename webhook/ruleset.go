@@ -59,7 +59,7 @@ func (s *RuleSet) findings(ctx context.Context, r *review) []finding {
 	if len(candidates) == 0 {
 		return nil
 	}
-	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
+	vars := variables(r)
 	var found []finding
 	for _, rule := range candidates {
 		ok, err := rule.matches(ctx, vars)

@@ -336,7 +336,7 @@ func (r *ruleCount) example(e TrialExample, approximate bool) {
 func exampleOf(tr TrialRequest) TrialExample {
 	e := TrialExample{Agent: short(tr.Agent.User), Run: short(tr.Agent.Run), Source: short(tr.Source)}
 	if r, err := open(tr.Request, tr.Agent); err == nil {
-		e.Action = short(r.action)
+		e.Action = short(r.action())
 	}
 	if !tr.At.IsZero() {
 		e.At = &tr.At

@@ -170,7 +170,10 @@ func reviewsIn(doc []byte, each func(*admissionv1.AdmissionRequest, error) bool)
 		var req *admissionv1.AdmissionRequest
 		err := fmt.Errorf("a review of more than %d bytes", maxReviewBytes)
 		if len(item) <= maxReviewBytes {
-			req, err = admissionreview.Read(bytes.NewReader(item))
+			var rev *admissionreview.Review
+			if rev, err = admissionreview.Parse(item); err == nil {
+				req = rev.Request
+			}
 		}
 		if !each(req, err) {
 			return false, nil

@@ -72,7 +72,7 @@ func (p *partial) undecided(ctx context.Context, r *review, unknown []Part) (map
 	for i, u := range unknown {
 		patterns[i] = u.pattern()
 	}
-	vars, err := cel.PartialVars(variables(r.req, r.agent, r.object, r.oldObject, r.options), patterns...)
+	vars, err := cel.PartialVars(variables(r), patterns...)
 	if err != nil {
 		return nil, fmt.Errorf("leave parts of a request open: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 // tryOf says what r shows of whether an earlier try of it was carried out. It
 // reads the objects as they came: the fingerprint leaves out just what it needs.
 func tryOf(r *review) v1alpha1.Try {
-	old, _ := r.oldObject["metadata"].(map[string]any)
+	old, _ := r.oldObject()["metadata"].(map[string]any)
 	generation, _ := old["generation"].(int64)
 	t := v1alpha1.Try{
 		RequestUID: string(r.req.UID), ObjectUID: stringOf(old["uid"]),
@@ -27,11 +27,11 @@ func tryOf(r *review) v1alpha1.Try {
 		}
 	case admissionv1.Update:
 		t.Proof = v1alpha1.ProofVersion
-		is, _ := r.object["metadata"].(map[string]any)
+		is, _ := r.object()["metadata"].(map[string]any)
 		next, _ := is["generation"].(int64)
 		// The API server sets the new generation before it asks us: a change that
 		// will not move it shows here.
-		if generation > 0 && next > generation && !reflect.DeepEqual(r.object["spec"], r.oldObject["spec"]) {
+		if generation > 0 && next > generation && !reflect.DeepEqual(r.object()["spec"], r.oldObject()["spec"]) {
 			t.Proof = v1alpha1.ProofGeneration
 		}
 	}

@@ -9,9 +9,12 @@ import (
 	"testing"
 	"time"
 
+	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
 )
 
 // maxBytesWaiting is what a held request may keep on the heap while it waits.
@@ -33,7 +36,12 @@ func bytesPerWaiter(tb testing.TB, n int) (heap, stack uint64) {
 		value := strings.Repeat("x", 16<<10)
 		req := request(tb, "UPDATE core/secrets shop s", "{metadata: {uid: u, resourceVersion: '7'}, data: {a: "+value+"y}}", "{metadata: {uid: u, resourceVersion: '7'}, data: {a: "+value+"}}")
 		req.UserInfo.Extra[v1alpha1.ExtraRun] = authenticationv1.ExtraValue{fmt.Sprint("run-", i)}
-		group.Go(func() { w.answer(ctx, req) })
+		body := mustJSON(tb, admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Request: req})
+		rev, err := admissionreview.Parse(body)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		group.Go(func() { w.answer(ctx, rev) })
 		<-arrived // it has let go of its objects
 	}
 	after := inUse()
@@ -55,7 +63,7 @@ func inUse() (m runtime.MemStats) {
 // waitingApprovals never decides.
 type waitingApprovals struct{ arrived chan<- struct{} }
 
-func (*waitingApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, _ v1alpha1.Try) (*v1alpha1.Approval, error) {
+func (*waitingApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, _ v1alpha1.Try, _ func(*v1alpha1.ApprovalSpec) error) (*v1alpha1.Approval, error) {
 	return approvalOf(s, v1alpha1.PhasePending), nil
 }
 

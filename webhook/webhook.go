@@ -85,7 +85,7 @@ func (w *Webhook) Handler() http.Handler {
 func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
 	ctx, cancel := context.WithTimeout(hr.Context(), budget(hr.URL.Query().Get("timeout")))
 	defer cancel()
-	req, err := admissionreview.Read(http.MaxBytesReader(rw, hr.Body, maxReviewBytes))
+	rev, err := admissionreview.Read(http.MaxBytesReader(rw, hr.Body, maxReviewBytes), hr.ContentLength)
 	if err != nil {
 		w.log.WarnContext(ctx, "review refused", "error", err)
 		code := http.StatusBadRequest
@@ -97,7 +97,7 @@ func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
 	}
 	out, err := json.Marshal(admissionv1.AdmissionReview{
 		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
-		Response: w.answer(ctx, req),
+		Response: w.answer(ctx, rev),
 	})
 	if err != nil {
 		w.log.ErrorContext(ctx, "answer could not be encoded", "error", err)
@@ -127,7 +127,8 @@ func budget(timeout string) time.Duration {
 
 // answer judges one request and always gives an answer; what can't be known is
 // a refusal (I4).
-func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest) (resp *admissionv1.AdmissionResponse) {
+func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp *admissionv1.AdmissionResponse) {
+	req := rev.Request
 	began, counts := w.now(), false
 	defer func() { // after the next one, which makes an answer of a panic
 		if counts {
@@ -150,7 +151,7 @@ func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest)
 		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
 	}
 	counts = true
-	resp, err := w.judge(ctx, req, agent)
+	resp, err := w.judge(ctx, rev, agent)
 	if err == nil && ctx.Err() != nil && resp.Allowed {
 		err = ctx.Err() // the API server has given up or is about to: don't say yes to nobody
 	}
@@ -163,40 +164,39 @@ func (w *Webhook) answer(ctx context.Context, req *admissionv1.AdmissionRequest)
 }
 
 // judge is the order of the checks, from what no rule can change to the rules.
-func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, agent v1alpha1.Agent) (*admissionv1.AdmissionResponse, error) {
-	r, err := open(req, agent)
+func (w *Webhook) judge(ctx context.Context, rev *admissionreview.Review, agent v1alpha1.Agent) (*admissionv1.AdmissionResponse, error) {
+	req := rev.Request
+	r, err := openReview(rev, agent)
 	if err != nil {
 		return nil, err
 	}
 	if agent.Run == "" || agent.Issuer == "" {
-		return denied(forbidden(req, r.action+" is refused: this identity names no run. Nothing has changed.",
+		return denied(forbidden(req, r.action()+" is refused: this identity names no run. Nothing has changed.",
 			causes(ReasonNoRun, "", nil, true)), "", "no run"), nil
 	}
 	if resp, err := w.revokedAnswer(r); resp != nil || err != nil {
 		return resp, err
 	}
 	if what := ownObject(r); what != "" {
-		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing %s. Nothing has changed.", r.action, ownObjectsRule, what),
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: agents change nothing %s. Nothing has changed.", r.action(), ownObjectsRule, what),
 			causes(ReasonRule, ownObjectsRule, nil, true)), ownObjectsRule, ""), nil
 	}
 	if asksForGrant(req) {
 		if why := w.refuseGrant(r); why != "" {
-			return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: %s. Nothing has changed.", r.action, grantsRule, why),
+			return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: %s. Nothing has changed.", r.action(), grantsRule, why),
 				causes(ReasonRule, grantsRule, nil, true)), grantsRule, ""), nil
 		}
 	}
-	if r.object != nil {
-		if path, found := mask.ContainsMark(r.object); found {
-			return denied(forbidden(req, fmt.Sprintf("%s is refused: field %s holds a mask in place of its value. Nothing has changed.", r.action, path),
-				causes(ReasonMask, "", nil, true)), "", "holds a mask"), nil
-		}
+	if path, found := r.mark(); found {
+		return denied(forbidden(req, fmt.Sprintf("%s is refused: field %s holds a mask in place of its value. Nothing has changed.", r.action(), path),
+			causes(ReasonMask, "", nil, true)), "", "holds a mask"), nil
 	}
 	d := w.evaluate(ctx, r)
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("evaluate the rules: %w", err)
 	}
 	if asksForGrant(req) && d.verdict == Allow {
-		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: no rule holds grants. Nothing has changed.", r.action, grantsRule),
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q: no rule holds grants. Nothing has changed.", r.action(), grantsRule),
 			causes(ReasonRule, grantsRule, nil, true)), grantsRule, ""), nil
 	}
 	name := defaultRuleName
@@ -214,7 +214,7 @@ func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, 
 		if req.DryRun != nil && *req.DryRun {
 			return &admissionv1.AdmissionResponse{
 				UID: req.UID, Allowed: true,
-				Warnings:         []string{visible(fmt.Sprintf("%s would be held by rule %q", r.action, name))},
+				Warnings:         []string{visible(fmt.Sprintf("%s would be held by rule %q", r.action(), name))},
 				AuditAnnotations: map[string]string{v1alpha1.AnnotationVerdict: "allowed", v1alpha1.AnnotationRule: name, v1alpha1.AnnotationReason: "dry run"},
 			}, nil
 		}
@@ -224,7 +224,7 @@ func (w *Webhook) judge(ctx context.Context, req *admissionv1.AdmissionRequest, 
 		if d.rule != nil && d.rule.Message != "" {
 			why = ": " + strings.TrimRight(d.rule.Message, ".")
 		}
-		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q%s%s. Nothing has changed.", r.action, name, failedText(d.failed), why),
+		return denied(forbidden(req, fmt.Sprintf("%s is denied by rule %q%s%s. Nothing has changed.", r.action(), name, failedText(d.failed), why),
 			causes(ReasonRule, name, nil, true)), name, ""), nil
 	}
 }
@@ -238,7 +238,7 @@ func (w *Webhook) revokedAnswer(r *review) (*admissionv1.AdmissionResponse, erro
 	if !revoked {
 		return nil, nil
 	}
-	return denied(forbidden(r.req, fmt.Sprintf("%s is refused: run %q is revoked: %s. Nothing has changed.", r.action, r.agent.Run, reason),
+	return denied(forbidden(r.req, fmt.Sprintf("%s is refused: run %q is revoked: %s. Nothing has changed.", r.action(), r.agent.Run, reason),
 		causes(ReasonRevoked, "", nil, true)), "", "run revoked"), nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
@@ -19,6 +20,7 @@ import (
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/internal/access"
+	"github.com/tipstaff-dev/tipstaff/internal/admissionreview"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -34,10 +36,13 @@ type fakeApprovals struct {
 	try    v1alpha1.Try
 }
 
-func (f *fakeApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, t v1alpha1.Try) (*v1alpha1.Approval, error) {
+func (f *fakeApprovals) Ensure(_ context.Context, s v1alpha1.ApprovalSpec, t v1alpha1.Try, show func(*v1alpha1.ApprovalSpec) error) (*v1alpha1.Approval, error) {
 	if f.ensure == nil {
 		f.t.Error("an approval was asked for")
 		return nil, errors.New("must not be called")
+	}
+	if err := show(&s); err != nil {
+		return nil, err
 	}
 	f.spec, f.try = s, t
 	return f.ensure(s)
@@ -372,7 +377,6 @@ func TestI4_EveryFailureRefuses(t *testing.T) {
 		{name: "an approval in no known phase", setup: func(f *fakeApprovals) { f.ensure = inPhase("") }},
 		{name: "revocations are not known", revoked: func() (string, bool, error) { return "", false, broken }},
 		{name: "the object is no object", req: func(r *admissionv1.AdmissionRequest) { r.OldObject.Raw = []byte(`[1]`) }},
-		{name: "the object gives a field twice", req: func(r *admissionv1.AdmissionRequest) { r.OldObject.Raw = []byte(`{"a":1,"a":2}`) }},
 		{name: "a deny rule that can't be evaluated", rules: []Rule{{Name: "r", Match: "object.nothing.here == 1", Verdict: Deny}}},
 	}
 	for _, tt := range tests {
@@ -414,6 +418,7 @@ func TestI4_MalformedReviewsAreRefused(t *testing.T) {
 		{"no request", `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview"}`, 400},
 		{"the old version", strings.Replace(good, "/v1", "/v1beta1", 1) + "}}", 400},
 		{"an unknown operation", strings.Replace(good, "CREATE", "PATCH", 1) + "}}", 400},
+		{"a field of the object given twice", good + `,"object":{"a":{"b":1,"b":2}}}}`, 400},
 		{"the user given twice", good + `,"userInfo":{},"userInfo":{"groups":[]}}}`, 400},
 		{"text after the end", good + `}} x`, 400},
 		{"more than the cap", good + `,"object":{"a":"` + strings.Repeat("x", maxReviewBytes) + `"}}}`, 413},
@@ -436,7 +441,11 @@ func TestI4_PastTheDeadlineNothingIsAllowed(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	resp := newWebhook(t, &fakeApprovals{t: t}, notRevoked, Config{}).answer(ctx, request(t, "CREATE core/configmaps shop c", "{}", ""))
+	rev, err := admissionreview.Of(request(t, "CREATE core/configmaps shop c", "{}", ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp := newWebhook(t, &fakeApprovals{t: t}, notRevoked, Config{}).answer(ctx, rev)
 	if resp.Allowed {
 		t.Error("allowed after the deadline")
 	}
@@ -474,20 +483,59 @@ func TestI7_NoSecretInAnApproval(t *testing.T) {
 func TestWaitersAreCapped(t *testing.T) {
 	t.Parallel()
 	var w waiters
+	leave := func() {}
+	enter := func(run v1alpha1.RunKey) (full string) {
+		var l func()
+		if l, full = w.enter(run); full == "" {
+			leave = l
+		}
+		return full
+	}
 	for range maxWaitersPerRun {
-		if !w.enter("a") {
-			t.Fatal("refused below the cap")
+		if full := enter("a"); full != "" {
+			t.Fatal("refused below the cap: " + full)
 		}
 	}
-	if w.enter("a") {
-		t.Error("one run has more than its share")
+	if full := enter("a"); full != "run" {
+		t.Errorf("one run has more than its share: %q", full)
 	}
-	if !w.enter("b") {
-		t.Error("another run can't wait")
-	}
-	w.leave("a")
-	if !w.enter("a") {
+	leave()
+	if full := enter("a"); full != "" {
 		t.Error("a place that was left is not free")
+	}
+	for i := 0; w.total < maxWaiters; i++ {
+		if full := enter(v1alpha1.RunKey(fmt.Sprint(i))); full != "" {
+			t.Fatalf("another run can't wait: %s", full)
+		}
+	}
+	if full := enter("b"); full != "cluster" {
+		t.Errorf("more wait than may: %q", full)
+	}
+}
+
+func TestAPanicWhileWaitingLeavesNoWaiter(t *testing.T) {
+	t.Parallel()
+	f := &fakeApprovals{t: t, ensure: inPhase(v1alpha1.PhasePending), wait: func(context.Context) (*v1alpha1.Approval, error) { panic("oh") }}
+	w := newWebhook(t, f, notRevoked, Config{})
+	if resp := post(t, w, request(t, "DELETE core/namespaces shop", "", "{metadata: {name: shop}}")); resp.Allowed || causeOf(resp, CauseReason) != ReasonUnchecked {
+		t.Errorf("got %+v", resp)
+	}
+	if w.waiters.total != 0 || len(w.waiters.byRun) != 0 {
+		t.Errorf("%d wait still", w.waiters.total)
+	}
+}
+
+func TestTooManyPendingIsToldAsSuch(t *testing.T) {
+	t.Parallel()
+	f := &fakeApprovals{t: t, ensure: func(v1alpha1.ApprovalSpec) (*v1alpha1.Approval, error) {
+		return nil, fmt.Errorf("open: %w", v1alpha1.ErrTooMany)
+	}}
+	resp := post(t, newWebhook(t, f, notRevoked, Config{}), request(t, "DELETE core/namespaces shop", "", "{metadata: {name: shop}}"))
+	if resp.Allowed || resp.Result.Code != http.StatusTooManyRequests || resp.Result.Details.RetryAfterSeconds != 60 {
+		t.Errorf("got %+v", resp.Result)
+	}
+	if causeOf(resp, CauseReason) != ReasonTooMany || causeOf(resp, CauseFinal) != "no" || resp.AuditAnnotations[v1alpha1.AnnotationVerdict] != "denied" {
+		t.Errorf("causes %+v, annotations %v", resp.Result.Details.Causes, resp.AuditAnnotations)
 	}
 }
 

@@ -1,5 +1,11 @@
 package v1alpha1
 
+import "errors"
+
+// ErrTooMany means that so many approvals wait for a decision that no further one
+// is opened. The request is refused; it can come back when some are decided.
+var ErrTooMany = errors.New("too many approvals are pending")
+
 // Try is one request that asks for an approval, as its admission review tells.
 //
 // +kubebuilder:object:generate=false
