@@ -112,7 +112,8 @@ func Decide(ctx context.Context, c client.Client, name string, d Decision, shown
 			return fmt.Errorf("approval %s is %s: %w", name, describe(&a, p), ErrFinal)
 		}
 		for _, earlier := range a.Status.Decisions {
-			if earlier.By == by {
+			// Who approved as one of several may still break the glass, once.
+			if earlier.By == by && (!d.BreakGlass || earlier.BreakGlass) {
 				return fmt.Errorf("%s already decided approval %s (%s): %w", by, name, earlier.Verdict, ErrFinal)
 			}
 		}

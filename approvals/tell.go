@@ -132,7 +132,7 @@ func (s *Store) tell(a *v1alpha1.Approval, phase v1alpha1.Phase) {
 	default:
 		note += ": " + describe(a, phase)
 	}
-	note = plain(note)
+	note = Plain(note)
 	if len(note) > maxNoteLength {
 		note = strings.ToValidUTF8(note[:maxNoteLength-len("…")], "") + "…"
 	}

@@ -128,7 +128,7 @@ func TestShowSaysEverything(t *testing.T) {
 		"Message:    nobody is served then\n", "Agent:      agent:ci:bot\n", "Run:        r\n", "Issuer:     ci\n", "Model:      m-1\n", "Owner:      olga\n",
 		`Task:       tidy\u000aDenied: by nobody` + "\n", "Approvers:  2 of group sre-oncall; not the run's owner\n",
 		"Break-glass: one of group on-call alone, with a reason\n", "BREAK-GLASS by alice via kubectl at ", ": because\n",
-		"by olga via kubectl", "does not count", "NOT ALL OF IT: what follows are 48 of the change's 9000 bytes\n", "-replicas: 3\n+replicas: 0\n",
+		"by olga via kubectl", "does not count", "NOT ALL OF IT: what follows are 47 of the change's 9000 bytes\n", "-replicas: 3\n+replicas: 0\n",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("lacks %q:\n%s", want, b.String())

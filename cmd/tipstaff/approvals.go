@@ -60,7 +60,7 @@ With --watch it goes on until Ctrl-C, with a row for each change.`,
 				return err
 			}
 			if o.forScripts() {
-				return o.print(cmd.OutOrStdout(), list)
+				return o.printAs(cmd.OutOrStdout(), list)
 			}
 			return show(list.Items)
 		},
@@ -128,7 +128,7 @@ func (o *options) printOne(w io.Writer, a *v1alpha1.Approval) error {
 		_, err := fmt.Fprintf(w, "approval.%s/%s\n", v1alpha1.Group, a.Name)
 		return err
 	}
-	return o.print(w, a)
+	return o.printAs(w, a)
 }
 
 // printSeveral writes one approval as itself, several as a list.
@@ -139,9 +139,9 @@ func (o *options) printSeveral(w io.Writer, as []v1alpha1.Approval, asked int) e
 	case asked == 1 && len(as) == 0:
 		return nil // its error says it all
 	case asked == 1:
-		return o.print(w, &as[0])
+		return o.printAs(w, &as[0])
 	}
-	return o.print(w, approvals.NewList(as))
+	return o.printAs(w, approvals.NewList(as))
 }
 
 func showCommand(o *options) *cobra.Command {

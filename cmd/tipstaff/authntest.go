@@ -52,7 +52,7 @@ func authnTestCommand(o *options) *cobra.Command {
 				return err
 			}
 			if o.forScripts() {
-				err = o.print(cmd.OutOrStdout(), r)
+				err = o.printAs(cmd.OutOrStdout(), r)
 			} else {
 				err = printReport(cmd.OutOrStdout(), r)
 			}

@@ -39,9 +39,9 @@ func approveCommand(o *options) *cobra.Command {
 		Use:   "approve NAME... | approve --run RUN",
 		Short: "Let the requests go through that these approvals show, each once",
 		Long:  "Let the requests go through that these approvals show, each once." + decideLong,
-		Example: `  tipstaff approve apr-7f3a9c --reason "replaced by shop"
+		Example: `  tipstaff approve 7f3a9c0011 --reason "replaced by shop"
   tipstaff approve --run 4711 --issuer github
-  tipstaff approve apr-7f3a9c --break-glass --reason "INC-312, nobody else is up"`,
+  tipstaff approve 7f3a9c0011 --break-glass --reason "INC-312, nobody else is up"`,
 	}, "why; kept with the decision")
 	cmd.Flags().BoolVar(&d.BreakGlass, "break-glass", false, "approve alone, past the quorum, where the rule lets you; needs a reason, and is marked for ever")
 	cmd.MarkFlagsMutuallyExclusive("break-glass", "run")
@@ -54,7 +54,7 @@ func denyCommand(o *options) *cobra.Command {
 		Use:   "deny NAME... --reason TEXT | deny --run RUN --reason TEXT",
 		Short: "Refuse the requests that these approvals show, for good",
 		Long:  "Refuse the requests that these approvals show, for good." + decideLong,
-		Example: `  tipstaff deny apr-7f3a9c --reason "the ledger is audited this week"
+		Example: `  tipstaff deny 7f3a9c0011 --reason "the ledger is audited this week"
   tipstaff deny --run 4711 --reason "wrong cluster"`,
 	}, "why; the agent is told")
 	_ = cmd.MarkFlagRequired("reason") // fails only for a flag that doesn't exist

@@ -61,7 +61,7 @@ func doctorCommand(o *options) *cobra.Command {
 			}
 			out := cmd.OutOrStdout()
 			if o.forScripts() {
-				if err := o.print(out, findings); err != nil {
+				if err := o.printAs(out, findings); err != nil {
 					return err
 				}
 			} else {

@@ -48,7 +48,7 @@ func grantsCommand(o *options) *cobra.Command {
 				for i := range list.Items {
 					list.Items[i].TypeMeta, list.Items[i].ManagedFields = grantType, nil
 				}
-				return o.print(cmd.OutOrStdout(), &list)
+				return o.printAs(cmd.OutOrStdout(), &list)
 			}
 			return writeGrants(cmd.OutOrStdout(), list.Items)
 		},
@@ -89,7 +89,7 @@ func grantCommand(o *options) *cobra.Command {
 			}
 			if o.forScripts() {
 				g.TypeMeta, g.ManagedFields = grantType, nil
-				err = o.print(cmd.OutOrStdout(), g)
+				err = o.printAs(cmd.OutOrStdout(), g)
 			} else if g.Status.Phase == v1alpha1.GrantActive {
 				_, err = fmt.Fprintf(cmd.OutOrStdout(), "granted %s in %s to %s until %s (grant %s)\n",
 					forTerminal(g.Spec.ClusterRole), grantPlaces(g), forTerminal(grantee(g)), g.Status.ExpiresAt.UTC().Format(time.RFC3339), g.Name)

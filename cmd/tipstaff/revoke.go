@@ -57,7 +57,7 @@ ends when it is deleted (kubectl delete revocation NAME), or at --until.`,
 				return err
 			}
 			if o.forScripts() {
-				return o.print(cmd.OutOrStdout(), r)
+				return o.printAs(cmd.OutOrStdout(), r)
 			}
 			when := ""
 			if r.Spec.Until != nil {
@@ -115,7 +115,7 @@ func revocationsCommand(o *options) *cobra.Command {
 				return err
 			}
 			if o.forScripts() {
-				return o.print(cmd.OutOrStdout(), list)
+				return o.printAs(cmd.OutOrStdout(), list)
 			}
 			return approvals.WriteRevocations(cmd.OutOrStdout(), list.Items, time.Now())
 		},

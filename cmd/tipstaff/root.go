@@ -103,8 +103,8 @@ func (o *options) checkOutput(cmd *cobra.Command) error {
 // forScripts reports whether the whole object was asked for.
 func (o *options) forScripts() bool { return o.output == "json" || o.output == "yaml" }
 
-// print writes v as -o says: yaml, else JSON.
-func (o *options) print(w io.Writer, v any) error {
+// printAs writes v as -o says: yaml, else JSON.
+func (o *options) printAs(w io.Writer, v any) error {
 	if o.output != "yaml" {
 		return printJSON(w, v)
 	}

@@ -46,7 +46,7 @@ func runsCommand(o *options) *cobra.Command {
 					return err
 				}
 				if o.forScripts() {
-					return o.print(cmd.OutOrStdout(), runs)
+					return o.printAs(cmd.OutOrStdout(), runs)
 				}
 				return schema.WriteRuns(cmd.OutOrStdout(), runs)
 			})
@@ -73,7 +73,7 @@ func runsShowCommand(o *options) *cobra.Command {
 					return fmt.Errorf("no run %q in the audit trail: `tipstaff runs` lists those that are", args[0])
 				}
 				if o.forScripts() {
-					return o.print(cmd.OutOrStdout(), events)
+					return o.printAs(cmd.OutOrStdout(), events)
 				}
 				return schema.WriteTimeline(cmd.OutOrStdout(), events)
 			})

@@ -19,7 +19,7 @@ func versionCommand(o *options) *cobra.Command {
 				Platform  string `json:"platform"`
 			}{version, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
 			if o.forScripts() {
-				return o.print(cmd.OutOrStdout(), v)
+				return o.printAs(cmd.OutOrStdout(), v)
 			}
 			_, err := fmt.Fprintf(cmd.OutOrStdout(), "tipstaff %s (%s, %s)\n", v.Version, v.GoVersion, v.Platform)
 			return err
