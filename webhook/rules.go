@@ -1,18 +1,16 @@
 package webhook
 
 import (
-	"context"
 	"fmt"
 	"sync"
 
 	"github.com/google/cel-go/cel"
-	admissionv1 "k8s.io/api/admission/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/version"
+	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
-
-	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
 // rule is a compiled Rule.
@@ -20,6 +18,21 @@ type rule struct {
 	Rule
 	program cel.Program
 	reach   reach
+}
+
+// The types of the variables request and agent: a field that they don't have is
+// an error of the rule, not of each request.
+var (
+	requestType = plugincel.BuildRequestType()
+	agentType   = apiservercel.NewObjectType("tipstaff.Agent", stringFields("user", "issuer", "run", "model", "owner", "task", "profile"))
+)
+
+func stringFields(names ...string) map[string]*apiservercel.DeclField {
+	fields := map[string]*apiservercel.DeclField{}
+	for _, n := range names {
+		fields[n] = apiservercel.NewDeclField(n, apiservercel.StringType, true, nil, nil)
+	}
+	return fields
 }
 
 // celEnv is the CEL environment of Kubernetes' own admission policies, with the
@@ -30,9 +43,10 @@ var celEnv = sync.OnceValues(func() (*cel.Env, error) {
 		EnvOptions: []cel.EnvOption{
 			cel.Variable("object", cel.DynType),
 			cel.Variable("oldObject", cel.DynType),
-			cel.Variable("request", cel.DynType),
-			cel.Variable("agent", cel.DynType),
+			cel.Variable("request", requestType.CelType()),
+			cel.Variable("agent", agentType.CelType()),
 		},
+		DeclTypes: []*apiservercel.DeclType{requestType, agentType},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the CEL environment: %w", err)
@@ -83,54 +97,4 @@ func compile(match string) (cel.Program, reach, error) {
 		return nil, reach{}, fmt.Errorf("plan: %w", err)
 	}
 	return program, reachOf(ast), nil
-}
-
-// matches evaluates r. An error is a fact about the rule and this request: the
-// caller counts it as the rule's verdict where that is not allow.
-func (r *rule) matches(ctx context.Context, vars map[string]any) (bool, error) {
-	out, _, err := r.program.ContextEval(ctx, vars)
-	if err != nil {
-		return false, err
-	}
-	b, ok := out.Value().(bool)
-	if !ok {
-		return false, fmt.Errorf("yields %s, not true or false", out.Type().TypeName())
-	}
-	return b, nil
-}
-
-// variables are what a rule sees. Every field of request and agent is there,
-// empty where there is nothing, so that a rule need not ask with has().
-func variables(req *admissionv1.AdmissionRequest, agent v1alpha1.Agent, object, oldObject, options map[string]any) map[string]any {
-	groups := make([]any, len(req.UserInfo.Groups))
-	for i, g := range req.UserInfo.Groups {
-		groups[i] = g
-	}
-	return map[string]any{
-		"object":    orNull(object),
-		"oldObject": orNull(oldObject),
-		"request": map[string]any{
-			"kind":        map[string]any{"group": req.Kind.Group, "version": req.Kind.Version, "kind": req.Kind.Kind},
-			"resource":    map[string]any{"group": req.Resource.Group, "version": req.Resource.Version, "resource": req.Resource.Resource},
-			"subResource": req.SubResource,
-			"namespace":   req.Namespace,
-			"name":        req.Name,
-			"operation":   string(req.Operation),
-			"dryRun":      req.DryRun != nil && *req.DryRun,
-			"options":     orNull(options),
-			"userInfo":    map[string]any{"username": req.UserInfo.Username, "groups": groups},
-		},
-		"agent": map[string]any{
-			"user": agent.User, "issuer": agent.Issuer, "run": agent.Run, "model": agent.Model,
-			"owner": agent.Owner, "task": agent.Task, "profile": agent.Profile,
-		},
-	}
-}
-
-// orNull keeps a nil map from becoming an empty one in CEL.
-func orNull(m map[string]any) any {
-	if m == nil {
-		return nil
-	}
-	return m
 }

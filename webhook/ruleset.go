@@ -59,10 +59,10 @@ func (s *RuleSet) findings(ctx context.Context, r *review) []finding {
 	if len(candidates) == 0 {
 		return nil
 	}
-	vars := variables(r.req, r.agent, r.object, r.oldObject, r.options)
+	e := newEvaluation(ctx, r)
 	var found []finding
 	for _, rule := range candidates {
-		ok, err := rule.matches(ctx, vars)
+		ok, err := e.matches(rule)
 		if err != nil || ok {
 			found = append(found, finding{rule: rule, failed: err != nil})
 		}

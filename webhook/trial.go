@@ -356,7 +356,7 @@ func short(s string) string {
 func reasons(unknown map[Part]string) []string {
 	var out []string
 	for part, why := range unknown {
-		if part != PartOptions && part != PartKind {
+		if part != PartOptions && part != PartKind && part != PartUser {
 			out = append(out, why)
 		}
 	}

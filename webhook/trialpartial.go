@@ -18,16 +18,23 @@ const (
 	PartOldObject Part = "oldObject"
 	PartKind      Part = "request.kind"
 	PartOptions   Part = "request.options"
+	// PartUser is what request.userInfo says beside name and groups.
+	PartUser Part = "request.userInfo.extra"
 )
 
-func (p Part) pattern() *cel.AttributePatternType {
+func (p Part) patterns() []*cel.AttributePatternType {
+	request := func(field string) *cel.AttributePatternType {
+		return cel.AttributePattern("request").QualString(field)
+	}
 	switch p {
 	case PartKind:
-		return cel.AttributePattern("request").QualString("kind")
+		return []*cel.AttributePatternType{request("kind"), request("requestKind")}
 	case PartOptions:
-		return cel.AttributePattern("request").QualString("options")
+		return []*cel.AttributePatternType{request("options")}
+	case PartUser:
+		return []*cel.AttributePatternType{request("userInfo").QualString("uid"), request("userInfo").QualString("extra")}
 	default:
-		return cel.AttributePattern(string(p))
+		return []*cel.AttributePatternType{cel.AttributePattern(string(p))}
 	}
 }
 
@@ -68,18 +75,20 @@ func (p *partial) undecided(ctx context.Context, r *review, unknown []Part) (map
 	if len(unknown) == 0 {
 		return nil, nil
 	}
-	patterns := make([]*cel.AttributePatternType, len(unknown))
-	for i, u := range unknown {
-		patterns[i] = u.pattern()
+	var patterns []*cel.AttributePatternType
+	for _, u := range unknown {
+		patterns = append(patterns, u.patterns()...)
 	}
-	vars, err := cel.PartialVars(variables(r.req, r.agent, r.object, r.oldObject, r.options), patterns...)
+	e := newEvaluation(ctx, r)
+	open, err := cel.PartialVars(e, patterns...)
 	if err != nil {
 		return nil, fmt.Errorf("leave parts of a request open: %w", err)
 	}
+	e.bindings = open
 	out := map[string]bool{}
 	for i, program := range p.programs {
 		// An error is what the rule says with or without the unknown part.
-		if v, _, err := program.ContextEval(ctx, vars); err == nil && types.IsUnknown(v) {
+		if v, err := e.eval(program); err == nil && types.IsUnknown(v) {
 			out[p.names[i]] = true
 		}
 	}

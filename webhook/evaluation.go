@@ -1,0 +1,173 @@
+package webhook
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/google/cel-go/cel"
+	"github.com/google/cel-go/common/types"
+	"github.com/google/cel-go/common/types/ref"
+	admissionv1 "k8s.io/api/admission/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/cel/lazy"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+)
+
+// evaluation is one review as its rules see it. A variable is made when the
+// first expression reads it, and kept for those after it. It serves one
+// goroutine.
+type evaluation struct {
+	// ctx is the review's: cel-go asks for variables without one.
+	ctx context.Context
+	r   *review
+	// bindings is what programs read: e itself, or e with parts left open.
+	bindings cel.Activation
+	made     map[string]any
+}
+
+func newEvaluation(ctx context.Context, r *review) *evaluation {
+	e := &evaluation{ctx: ctx, r: r, made: map[string]any{}}
+	e.bindings = e
+	return e
+}
+
+// matches evaluates a rule. An error is a fact about the rule and this request:
+// the caller counts it as the rule's verdict where that is not allow.
+func (e *evaluation) matches(r *rule) (bool, error) {
+	out, err := e.eval(r.program)
+	if err != nil {
+		return false, err
+	}
+	b, ok := out.Value().(bool)
+	if !ok {
+		return false, fmt.Errorf("yields %s, not true or false", out.Type().TypeName())
+	}
+	return b, nil
+}
+
+func (e *evaluation) eval(p cel.Program) (ref.Val, error) {
+	out, _, err := p.ContextEval(e.ctx, e.bindings)
+	return out, err
+}
+
+// ResolveName is the value of a variable, an error value where it can't be known.
+func (e *evaluation) ResolveName(name string) (any, bool) {
+	if v, ok := e.made[name]; ok {
+		return v, true
+	}
+	v, err := e.variable(name)
+	if err != nil {
+		v = types.WrapErr(fmt.Errorf("%s: %w", name, err))
+	}
+	if v == errNoVariable {
+		return nil, false
+	}
+	e.made[name] = v
+	return v, true
+}
+
+// Parent is nil: there are no other variables.
+func (e *evaluation) Parent() cel.Activation { return nil }
+
+// errNoVariable stands for a name that is none of a variable.
+var errNoVariable = types.NewErr("no such variable")
+
+func (e *evaluation) variable(name string) (any, error) {
+	switch name {
+	case "object":
+		return e.r.objectVar()
+	case "oldObject":
+		return e.r.oldObjectVar()
+	case "request":
+		return requestVar(e.r), nil
+	case "agent":
+		return agentVar(e.r.agent), nil
+	}
+	return errNoVariable, nil
+}
+
+// objectVar is the variable object: null where the request has none.
+func (r *review) objectVar() (any, error) { return orNull(r.object), nil }
+
+// oldObjectVar is the variable oldObject.
+func (r *review) oldObjectVar() (any, error) { return orNull(r.oldObject), nil }
+
+// optionsVar is request.options.
+func (r *review) optionsVar() (any, error) { return orNull(r.options), nil }
+
+// orNull keeps a nil map from becoming an empty one in CEL.
+func orNull(m map[string]any) any {
+	if m == nil {
+		return nil
+	}
+	return m
+}
+
+// requestVar is the variable request. Every field is there, empty where there is
+// nothing, so that a rule need not ask with has(), and so that comparing one is
+// never an error (see reachOf).
+func requestVar(r *review) ref.Val {
+	req := r.req
+	// A request to the very version that the webhook matches may leave these out
+	// (admission/v1, AdmissionRequest).
+	kind, resource, sub := req.RequestKind, req.RequestResource, req.RequestSubResource
+	if kind == nil {
+		kind = &req.Kind
+	}
+	if resource == nil {
+		resource, sub = &req.Resource, req.SubResource
+	}
+	m := lazy.NewMapValue(requestType.CelType())
+	value := func(name string, make func() any) {
+		m.Append(name, func(*lazy.MapValue) ref.Val { return types.DefaultTypeAdapter.NativeToValue(make()) })
+	}
+	text := func(name, v string) {
+		m.Append(name, func(*lazy.MapValue) ref.Val { return types.String(v) })
+	}
+	value("kind", func() any { return kindVar(req.Kind) })
+	value("resource", func() any { return resourceVar(req.Resource) })
+	text("subResource", req.SubResource)
+	value("requestKind", func() any { return kindVar(*kind) })
+	value("requestResource", func() any { return resourceVar(*resource) })
+	text("requestSubResource", sub)
+	text("name", req.Name)
+	text("namespace", req.Namespace)
+	text("operation", string(req.Operation))
+	value("userInfo", func() any { return userVar(req) })
+	value("dryRun", func() any { return req.DryRun != nil && *req.DryRun })
+	value("options", func() any {
+		v, err := r.optionsVar()
+		if err != nil {
+			return types.WrapErr(err)
+		}
+		return v
+	})
+	return m
+}
+
+func kindVar(k metav1.GroupVersionKind) map[string]string {
+	return map[string]string{"group": k.Group, "version": k.Version, "kind": k.Kind}
+}
+
+func resourceVar(r metav1.GroupVersionResource) map[string]string {
+	return map[string]string{"group": r.Group, "version": r.Version, "resource": r.Resource}
+}
+
+func userVar(req *admissionv1.AdmissionRequest) map[string]any {
+	extra := make(map[string][]string, len(req.UserInfo.Extra))
+	for k, v := range req.UserInfo.Extra {
+		extra[k] = v
+	}
+	return map[string]any{
+		"username": req.UserInfo.Username, "uid": req.UserInfo.UID, "groups": req.UserInfo.Groups, "extra": extra,
+	}
+}
+
+// agentVar is the variable agent. Every field is there, as in request.
+func agentVar(a v1alpha1.Agent) map[string]string {
+	return map[string]string{
+		"user": a.User, "issuer": a.Issuer, "run": a.Run, "model": a.Model,
+		"owner": a.Owner, "task": a.Task, "profile": a.Profile,
+	}
+}
