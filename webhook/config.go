@@ -49,16 +49,28 @@ type Config struct {
 	// Default is the verdict on what no rule matches: allow, hold or deny.
 	// Empty means allow.
 	Default Verdict `json:"default,omitempty"`
+	// Variables are named expressions for all rules.
+	Variables []Variable `json:"variables,omitempty"`
 	// Rules judge agents' changes. Empty means the shipped set,
 	// manifests/rules/default.yaml.
 	Rules []Rule `json:"rules,omitempty"`
+}
+
+// Variable is a named expression that rules and later variables read.
+type Variable struct {
+	// Name is what they call it: variables.<name>.
+	Name string `json:"name"`
+	// Expression is CEL over what a rule sees and the variables before this one.
+	// It is evaluated at most once for a request, when the first of them reads it; if
+	// that fails, so does who reads it.
+	Expression string `json:"expression"`
 }
 
 // Rule is one risk rule.
 type Rule struct {
 	// Name is told to agents and approvers and stands in the audit log.
 	Name string `json:"name"`
-	// Match is a CEL expression over object, oldObject, request and agent.
+	// Match is a CEL expression over object, oldObject, request, agent and variables.
 	Match string `json:"match"`
 	// Verdict is allow, hold or deny.
 	Verdict Verdict `json:"verdict"`
@@ -96,8 +108,24 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 	default:
 		errs = append(errs, field.NotSupported(at.Child("default"), c.Default, []Verdict{Allow, Hold, Deny}))
 	}
-	_, ruleErrs := compileAll(c.Rules, at.Child("rules"))
+	lists, err := c.ruleLists(at)
+	if err != nil {
+		return append(errs, field.InternalError(at.Child("rules"), err))
+	}
+	_, ruleErrs := compileLists(lists)
 	return append(errs, ruleErrs...)
+}
+
+// ruleLists are the rules and variables in force: the shipped rules where c has none.
+func (c *Config) ruleLists(at *field.Path) ([]ruleList, error) {
+	own := ruleList{variables: c.Variables, rules: c.Rules, at: at}
+	if len(own.rules) == 0 {
+		var err error
+		if own.rules, err = DefaultRules(); err != nil {
+			return nil, err
+		}
+	}
+	return []ruleList{own}, nil
 }
 
 func (r *Rule) validate(at *field.Path) field.ErrorList {

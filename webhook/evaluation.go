@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/google/cel-go/cel"
@@ -9,6 +10,7 @@ import (
 	"github.com/google/cel-go/common/types/ref"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	celconfig "k8s.io/apiserver/pkg/apis/cel"
 	"k8s.io/apiserver/pkg/cel/lazy"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -21,13 +23,17 @@ type evaluation struct {
 	// ctx is the review's: cel-go asks for variables without one.
 	ctx context.Context
 	r   *review
+	// variables are the config's own.
+	variables map[string]*variable
 	// bindings is what programs read: e itself, or e with parts left open.
 	bindings cel.Activation
 	made     map[string]any
+	// spent is what all expressions have cost up to now.
+	spent uint64
 }
 
-func newEvaluation(ctx context.Context, r *review) *evaluation {
-	e := &evaluation{ctx: ctx, r: r, made: map[string]any{}}
+func newEvaluation(ctx context.Context, r *review, variables map[string]*variable) *evaluation {
+	e := &evaluation{ctx: ctx, r: r, variables: variables, made: map[string]any{}}
 	e.bindings = e
 	return e
 }
@@ -46,8 +52,30 @@ func (e *evaluation) matches(r *rule) (bool, error) {
 	return b, nil
 }
 
+// reviewBudget bounds what the rules and variables may cost together for one
+// review, roughly 1 s, as for each of Kubernetes' own policies. What an agent
+// sends can drive the cost: a rule for which nothing is left counts as matching.
+const reviewBudget = celconfig.RuntimeCELCostBudget
+
+var errBudget = errors.New("the rules have used up what they may cost together for one request")
+
+// eval evaluates one expression. Its cost is counted whatever comes out: the
+// environment tracks it anyway, to hold each expression to its own limit.
 func (e *evaluation) eval(p cel.Program) (ref.Val, error) {
-	out, _, err := p.ContextEval(e.ctx, e.bindings)
+	if e.spent >= reviewBudget {
+		return nil, errBudget
+	}
+	out, details, err := p.ContextEval(e.ctx, e.bindings)
+	cost := uint64(celconfig.PerCallLimit) // where it isn't told
+	if details != nil {
+		if c := details.ActualCost(); c != nil {
+			cost = *c
+		}
+	}
+	e.spent += min(cost, reviewBudget)
+	if err == nil && e.spent > reviewBudget {
+		err = errBudget
+	}
 	return out, err
 }
 
@@ -83,6 +111,9 @@ func (e *evaluation) variable(name string) (any, error) {
 		return requestVar(e.r), nil
 	case "agent":
 		return agentVar(e.r.agent), nil
+	}
+	if v := e.variables[name]; v != nil {
+		return e.eval(v.program)
 	}
 	return errNoVariable, nil
 }

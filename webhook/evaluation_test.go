@@ -9,6 +9,15 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
+// compileAll compiles rules without variables.
+func compileAll(rules []Rule, at *field.Path) ([]rule, field.ErrorList) {
+	book, errs := compileLists([]ruleList{{rules: rules}})
+	for _, e := range errs {
+		e.Field = at.String() + strings.TrimPrefix(e.Field, "rules")
+	}
+	return book.rules, errs
+}
+
 // matchesOn says what one expression gives on r.
 func matchesOn(t *testing.T, r *review, expr string) (bool, error) {
 	t.Helper()
@@ -16,7 +25,7 @@ func matchesOn(t *testing.T, r *review, expr string) (bool, error) {
 	if len(errs) > 0 {
 		t.Fatal(errs.ToAggregate())
 	}
-	return newEvaluation(t.Context(), r).matches(&rules[0])
+	return newEvaluation(t.Context(), r, nil).matches(&rules[0])
 }
 
 func TestWhatARuleSees(t *testing.T) {
@@ -93,7 +102,7 @@ func TestOnlyWhatARuleReadsIsMade(t *testing.T) {
 	if len(errs) > 0 {
 		t.Fatal(errs.ToAggregate())
 	}
-	e := newEvaluation(t.Context(), r)
+	e := newEvaluation(t.Context(), r, nil)
 	if ok, err := e.matches(&rules[0]); ok || err != nil {
 		t.Fatal(ok, err)
 	}

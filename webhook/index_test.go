@@ -71,7 +71,7 @@ func TestTheIndexSkipsOnlyWhatIsFalse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := newEvaluation(t.Context(), rv)
+		e := newEvaluation(t.Context(), rv, nil)
 		can := x.candidates(req)
 		for i := range compiled {
 			rule := &compiled[i]

@@ -112,7 +112,7 @@ func (o *options) ruleConfig(rulesFile string) (candidate webhook.Config, presen
 		return candidate, nil, nil, err
 	}
 	own := candidate
-	candidate.Rules = f.Rules
+	candidate.Variables, candidate.Rules = f.Variables, f.Rules
 	return candidate, &own, agents, nil
 }
 
