@@ -25,15 +25,18 @@ type evaluation struct {
 	r   *review
 	// variables are the config's own.
 	variables map[string]*variable
+	cluster   *Cluster // nil where it isn't asked
 	// bindings is what programs read: e itself, or e with parts left open.
 	bindings cel.Activation
 	made     map[string]any
 	// spent is what all expressions have cost up to now.
 	spent uint64
+	// unanswered is what the cluster did not answer to the expression under way.
+	unanswered error
 }
 
-func newEvaluation(ctx context.Context, r *review, variables map[string]*variable) *evaluation {
-	e := &evaluation{ctx: ctx, r: r, variables: variables, made: map[string]any{}}
+func newEvaluation(ctx context.Context, r *review, variables map[string]*variable, cluster *Cluster) *evaluation {
+	e := &evaluation{ctx: ctx, r: r, variables: variables, cluster: cluster, made: map[string]any{}}
 	e.bindings = e
 	return e
 }
@@ -65,6 +68,10 @@ func (e *evaluation) eval(p cel.Program) (ref.Val, error) {
 	if e.spent >= reviewBudget {
 		return nil, errBudget
 	}
+	// This may be a variable that another expression reads: each fails for itself.
+	outer := e.unanswered
+	e.unanswered = nil
+	defer func() { e.unanswered = outer }()
 	out, details, err := p.ContextEval(e.ctx, e.bindings)
 	cost := uint64(celconfig.PerCallLimit) // where it isn't told
 	if details != nil {
@@ -73,10 +80,15 @@ func (e *evaluation) eval(p cel.Program) (ref.Val, error) {
 		}
 	}
 	e.spent += min(cost, reviewBudget)
-	if err == nil && e.spent > reviewBudget {
-		err = errBudget
+	switch {
+	case err != nil:
+		return nil, err
+	case e.unanswered != nil:
+		return nil, e.unanswered
+	case e.spent > reviewBudget:
+		return nil, errBudget
 	}
-	return out, err
+	return out, nil
 }
 
 // ResolveName is the value of a variable, an error value where it can't be known.
@@ -111,6 +123,10 @@ func (e *evaluation) variable(name string) (any, error) {
 		return requestVar(e.r), nil
 	case "agent":
 		return agentVar(e.r.agent), nil
+	case varNamespace:
+		return e.namespaceVar()
+	case varAuthorizer, varRequestResource:
+		return e.authorizerVar(name)
 	}
 	if v := e.variables[name]; v != nil {
 		return e.eval(v.program)
@@ -135,20 +151,26 @@ func orNull(m map[string]any) any {
 	return m
 }
 
+// requested is the kind, resource and subresource that the client asked for. A
+// request to the very version that the webhook matches may leave them out
+// (admission/v1, AdmissionRequest).
+func (r *review) requested() (metav1.GroupVersionKind, metav1.GroupVersionResource, string) {
+	kind, resource, sub := r.req.Kind, r.req.Resource, r.req.SubResource
+	if r.req.RequestKind != nil {
+		kind = *r.req.RequestKind
+	}
+	if r.req.RequestResource != nil {
+		resource, sub = *r.req.RequestResource, r.req.RequestSubResource
+	}
+	return kind, resource, sub
+}
+
 // requestVar is the variable request. Every field is there, empty where there is
 // nothing, so that a rule need not ask with has(), and so that comparing one is
 // never an error (see reachOf).
 func requestVar(r *review) ref.Val {
 	req := r.req
-	// A request to the very version that the webhook matches may leave these out
-	// (admission/v1, AdmissionRequest).
-	kind, resource, sub := req.RequestKind, req.RequestResource, req.RequestSubResource
-	if kind == nil {
-		kind = &req.Kind
-	}
-	if resource == nil {
-		resource, sub = &req.Resource, req.SubResource
-	}
+	kind, resource, sub := r.requested()
 	m := lazy.NewMapValue(requestType.CelType())
 	value := func(name string, make func() any) {
 		m.Append(name, func(*lazy.MapValue) ref.Val { return types.DefaultTypeAdapter.NativeToValue(make()) })
@@ -159,8 +181,8 @@ func requestVar(r *review) ref.Val {
 	value("kind", func() any { return kindVar(req.Kind) })
 	value("resource", func() any { return resourceVar(req.Resource) })
 	text("subResource", req.SubResource)
-	value("requestKind", func() any { return kindVar(*kind) })
-	value("requestResource", func() any { return resourceVar(*resource) })
+	value("requestKind", func() any { return kindVar(kind) })
+	value("requestResource", func() any { return resourceVar(resource) })
 	text("requestSubResource", sub)
 	text("name", req.Name)
 	text("namespace", req.Namespace)

@@ -25,7 +25,7 @@ func matchesOn(t *testing.T, r *review, expr string) (bool, error) {
 	if len(errs) > 0 {
 		t.Fatal(errs.ToAggregate())
 	}
-	return newEvaluation(t.Context(), r, nil).matches(&rules[0])
+	return newEvaluation(t.Context(), r, nil, nil).matches(&rules[0])
 }
 
 func TestWhatARuleSees(t *testing.T) {
@@ -102,7 +102,7 @@ func TestOnlyWhatARuleReadsIsMade(t *testing.T) {
 	if len(errs) > 0 {
 		t.Fatal(errs.ToAggregate())
 	}
-	e := newEvaluation(t.Context(), r, nil)
+	e := newEvaluation(t.Context(), r, nil, nil)
 	if ok, err := e.matches(&rules[0]); ok || err != nil {
 		t.Fatal(ok, err)
 	}

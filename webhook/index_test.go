@@ -71,7 +71,7 @@ func TestTheIndexSkipsOnlyWhatIsFalse(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		e := newEvaluation(t.Context(), rv, nil)
+		e := newEvaluation(t.Context(), rv, nil, nil)
 		can := x.candidates(req)
 		for i := range compiled {
 			rule := &compiled[i]

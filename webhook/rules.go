@@ -9,6 +9,7 @@ import (
 	plugincel "k8s.io/apiserver/pkg/admission/plugin/cel"
 	apiservercel "k8s.io/apiserver/pkg/cel"
 	"k8s.io/apiserver/pkg/cel/environment"
+	"k8s.io/apiserver/pkg/cel/library"
 )
 
 // rule is a compiled Rule.
@@ -18,11 +19,12 @@ type rule struct {
 	reach   reach
 }
 
-// The types of the variables request and agent: a field that they don't have is
-// an error of the rule, not of each request.
+// The types of the variables request, agent and namespaceObject: a field that they
+// don't have is an error of the rule, not of each request.
 var (
-	requestType = plugincel.BuildRequestType()
-	agentType   = apiservercel.NewObjectType("tipstaff.Agent", stringFields("user", "issuer", "run", "model", "owner", "task", "profile"))
+	requestType   = plugincel.BuildRequestType()
+	namespaceType = plugincel.BuildNamespaceType()
+	agentType     = apiservercel.NewObjectType("tipstaff.Agent", stringFields("user", "issuer", "run", "model", "owner", "task", "profile"))
 )
 
 func stringFields(names ...string) map[string]*apiservercel.DeclField {
@@ -43,8 +45,11 @@ var celEnv = sync.OnceValues(func() (*cel.Env, error) {
 			cel.Variable("oldObject", cel.DynType),
 			cel.Variable("request", requestType.CelType()),
 			cel.Variable("agent", agentType.CelType()),
+			cel.Variable(varNamespace, namespaceType.CelType()),
+			cel.Variable(varAuthorizer, library.AuthorizerType),
+			cel.Variable(varRequestResource, library.ResourceCheckType),
 		},
-		DeclTypes: []*apiservercel.DeclType{requestType, agentType},
+		DeclTypes: []*apiservercel.DeclType{requestType, agentType, namespaceType},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("make the CEL environment: %w", err)

@@ -14,6 +14,8 @@ import (
 type RuleSet struct {
 	rules     index
 	variables map[string]*variable
+	reads     map[string]bool // the variables that rules read
+	cluster   *Cluster        // nil where it isn't asked
 	fallback  Verdict
 }
 
@@ -44,7 +46,7 @@ func NewRuleSet(cfg Config) (*RuleSet, error) {
 	if len(errs) > 0 {
 		return nil, errs.ToAggregate()
 	}
-	s := &RuleSet{rules: newIndex(book.rules), variables: book.variables, fallback: cfg.Default}
+	s := &RuleSet{rules: newIndex(book.rules), variables: book.variables, reads: book.reads, fallback: cfg.Default}
 	if s.fallback == "" {
 		s.fallback = Allow
 	}
@@ -57,7 +59,7 @@ func (s *RuleSet) findings(ctx context.Context, r *review) []finding {
 	if len(candidates) == 0 {
 		return nil
 	}
-	e := newEvaluation(ctx, r, s.variables)
+	e := newEvaluation(ctx, r, s.variables, s.cluster)
 	var found []finding
 	for _, rule := range candidates {
 		ok, err := e.matches(rule)

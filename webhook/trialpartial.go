@@ -66,7 +66,7 @@ func (p *partial) undecided(ctx context.Context, r *review, unknown []Part) (map
 	for _, u := range unknown {
 		patterns = append(patterns, u.patterns()...)
 	}
-	e := newEvaluation(ctx, r, p.book.variables)
+	e := newEvaluation(ctx, r, p.book.variables, nil)
 	open, err := cel.PartialVars(e, patterns...)
 	if err != nil {
 		return nil, fmt.Errorf("leave parts of a request open: %w", err)

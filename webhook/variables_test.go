@@ -66,7 +66,7 @@ func TestVariablesAreEvaluatedOnceAndOnlyWhereRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := newEvaluation(t.Context(), r, book.variables)
+	e := newEvaluation(t.Context(), r, book.variables, nil)
 	spent := [2]uint64{}
 	for i := range book.rules {
 		before := e.spent
@@ -189,7 +189,7 @@ func TestVariablesCountAgainstTheBudget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := newEvaluation(t.Context(), r, book.variables)
+	e := newEvaluation(t.Context(), r, book.variables, nil)
 	if ok, err := e.matches(&book.rules[0]); err == nil {
 		t.Errorf("got %t: 100 costly variables in one rule fit", ok)
 	}
