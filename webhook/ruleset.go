@@ -38,9 +38,9 @@ type RuleMatch struct {
 
 // NewRuleSet compiles the rules of cfg, the shipped ones where it has none.
 func NewRuleSet(cfg Config) (*RuleSet, error) {
-	lists, err := cfg.ruleLists(field.NewPath("webhook"))
-	if err != nil {
-		return nil, err
+	lists, fault := cfg.ruleLists(field.NewPath("webhook"))
+	if fault != nil {
+		return nil, fault
 	}
 	book, errs := compileLists(lists)
 	if len(errs) > 0 {

@@ -49,9 +49,9 @@ func (f *RuleFile) Validate(at *field.Path) field.ErrorList {
 
 // RulesOf are the rules in force under cfg: the shipped ones where it has none.
 func RulesOf(cfg Config) ([]Rule, error) {
-	lists, err := cfg.ruleLists(nil)
-	if err != nil {
-		return nil, err
+	lists, fault := cfg.ruleLists(nil)
+	if fault != nil {
+		return nil, fault
 	}
 	var out []Rule
 	for _, l := range lists {

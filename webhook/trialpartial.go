@@ -46,9 +46,9 @@ type partial struct {
 }
 
 func newPartial(cfg Config) (*partial, error) {
-	lists, err := cfg.ruleLists(field.NewPath("webhook"))
-	if err != nil {
-		return nil, err
+	lists, fault := cfg.ruleLists(field.NewPath("webhook"))
+	if fault != nil {
+		return nil, fault
 	}
 	book, errs := compileLists(lists, cel.OptPartialEval)
 	if len(errs) > 0 {

@@ -177,9 +177,9 @@ func TestVariablesCountAgainstTheBudget(t *testing.T) {
 		cfg.Variables = append(cfg.Variables, Variable{Name: fmt.Sprintf("v%d", i), Expression: costly})
 		cfg.Rules[0].Match += fmt.Sprintf(" || !variables.v%d", i)
 	}
-	lists, err := cfg.ruleLists(field.NewPath("webhook"))
-	if err != nil {
-		t.Fatal(err)
+	lists, fault := cfg.ruleLists(field.NewPath("webhook"))
+	if fault != nil {
+		t.Fatal(fault)
 	}
 	book, errs := compileLists(lists)
 	if len(errs) > 0 {
