@@ -141,7 +141,7 @@ func (r *review) objectVar() (any, error) { return orNull(r.object), nil }
 func (r *review) oldObjectVar() (any, error) { return orNull(r.oldObject), nil }
 
 // optionsVar is request.options.
-func (r *review) optionsVar() (any, error) { return orNull(r.options), nil }
+func (r *review) optionsVar() (any, error) { return orNull(r.options), nil } //nolint:unparam // like the other two
 
 // orNull keeps a nil map from becoming an empty one in CEL.
 func orNull(m map[string]any) any {

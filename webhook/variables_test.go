@@ -100,7 +100,7 @@ func TestFaultsOfVariables(t *testing.T) {
 		{"a name that is a word of CEL's", []Variable{{"in", "1"}}, "variables[0].name: Invalid"},
 		{"a long name", []Variable{{strings.Repeat("a", 64), "1"}}, "variables[0].name: Too long"},
 		{"no expression", []Variable{{"a", ""}}, "variables[0].expression"},
-		{"a field that isn't there", []Variable{{"a", "request.nmae"}}, "variables[0].expression"},
+		{"a field that isn't there", []Variable{{"a", "request.label"}}, "variables[0].expression"},
 	} {
 		_, errs := compileLists([]ruleList{{variables: tt.vars}})
 		if tt.want == "" && len(errs) > 0 || tt.want != "" && (len(errs) != 1 || !strings.Contains(errs[0].Error(), tt.want)) {

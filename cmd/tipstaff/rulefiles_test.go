@@ -1,6 +1,7 @@
 package main
 
 import (
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -73,5 +74,45 @@ rules:
 				t.Errorf("%s: got %v, want %s in it", tt.name, err, want)
 			}
 		}
+	}
+}
+
+// The examples of the documentation are taken as they stand.
+func TestDocumentedRules(t *testing.T) {
+	t.Parallel()
+	doc, err := os.ReadFile("../../docs/configuration.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, found := strings.Cut(string(doc), "\n## Rules\n")
+	if !found {
+		t.Fatal("the documentation has no section on rules")
+	}
+	section, _, _ = strings.Cut(section, "\n## ")
+	dir := t.TempDir()
+	writeFile(t, filepath.Join(dir, "rules/team-shop.yaml"), "rules: [{name: shop, match: 'false', verdict: deny}]\n")
+	blocks := strings.Split(section, "```yaml\n")[1:]
+	for i, b := range blocks {
+		text, _, _ := strings.Cut(b, "```")
+		if out, err := command(t, "rules", "list", "--config", writeFile(t, filepath.Join(dir, "c.yaml"), text)); err != nil || !strings.Contains(out, "system-namespaces") {
+			t.Errorf("example %d: %v\n%s", i, err, out)
+		}
+	}
+	// Of the table, what stands last in a row.
+	rows := 0
+	for line := range strings.Lines(section) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), " | ")
+		if len(cells) != 3 || !strings.HasPrefix(line, "| `") {
+			continue
+		}
+		rows++
+		text := "webhook:\n  variables: [{name: prod, expression: 'true'}]\n  rules:\n  - name: r\n    verdict: deny\n    match: >-\n      " +
+			strings.Trim(strings.TrimSpace(cells[2]), "`") + "\n"
+		if _, err := command(t, "rules", "list", "--config", writeFile(t, filepath.Join(dir, "c.yaml"), text)); err != nil {
+			t.Errorf("%s: %v", cells[0], err)
+		}
+	}
+	if len(blocks) != 2 || rows != 8 {
+		t.Errorf("found %d examples and %d variables", len(blocks), rows)
 	}
 }

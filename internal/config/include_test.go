@@ -60,7 +60,7 @@ func TestIncludes(t *testing.T) {
 	}
 	write("good.yaml", "items:\n- name: a\n- name: b\n")
 	write("deeper/nameless.yaml", "items:\n- name: a\n- wait: 5s\n")
-	write("typo.yaml", "items:\n- name: a\n  nmae: b\nitem: []\n")
+	write("typo.yaml", "items:\n- name: a\n  extra: b\nitem: []\n")
 	write("twice.yaml", "items: [{name: a}]\nitems: []\n")
 	write("broken.yaml", "items:\n\t- a\n")
 	write("list.yaml", "- a\n")
@@ -76,7 +76,7 @@ func TestIncludes(t *testing.T) {
 		{"good.yaml, ./good2.yaml", ""},
 		{outside, ""},
 		{"good.yaml, deeper/nameless.yaml", "%s/deeper/nameless.yaml:3: items[1].name: Required value: a name"},
-		{"typo.yaml", "%s/typo.yaml:3: items[0].nmae: unknown field\n%[1]s/typo.yaml:4: item: unknown field"},
+		{"typo.yaml", "%s/typo.yaml:3: items[0].extra: unknown field\n%[1]s/typo.yaml:4: item: unknown field"},
 		{"twice.yaml", "%s/twice.yaml:2: items: given twice"},
 		{"broken.yaml", "%s/broken.yaml:2: found character that cannot start any token"},
 		{"list.yaml", "%s/list.yaml:1: must be an object"},
