@@ -11,6 +11,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/config"
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 	"github.com/tipstaff-dev/tipstaff/manifests"
 )
@@ -49,16 +50,37 @@ type Config struct {
 	// Default is the verdict on what no rule matches: allow, hold or deny.
 	// Empty means allow.
 	Default Verdict `json:"default,omitempty"`
-	// Rules judge agents' changes. Empty means the shipped set,
-	// manifests/rules/default.yaml.
+	// Variables are named expressions for all rules.
+	Variables []Variable `json:"variables,omitempty"`
+	// Rules judge agents' changes. Where neither Rules nor RuleFiles is given, the
+	// shipped set does, manifests/rules/default.yaml.
 	Rules []Rule `json:"rules,omitempty"`
+	// RuleFiles are files with more variables and rules, read as if they stood
+	// after those of this file. "default" is the shipped set. A path is taken
+	// from the folder of this file.
+	RuleFiles []string `json:"ruleFiles,omitempty"`
+
+	files map[string]*RuleFile // what stands in them, once read
+}
+
+// ShippedRules is what RuleFiles calls the shipped set.
+const ShippedRules = "default"
+
+// Variable is a named expression that rules and later variables read.
+type Variable struct {
+	// Name is what they call it: variables.<name>.
+	Name string `json:"name"`
+	// Expression is CEL over what a rule sees and the variables before this one.
+	// It is evaluated at most once for a request, when the first of them reads it; if
+	// that fails, so does who reads it.
+	Expression string `json:"expression"`
 }
 
 // Rule is one risk rule.
 type Rule struct {
 	// Name is told to agents and approvers and stands in the audit log.
 	Name string `json:"name"`
-	// Match is a CEL expression over object, oldObject, request and agent.
+	// Match is a CEL expression over object, oldObject, request, agent and variables.
 	Match string `json:"match"`
 	// Verdict is allow, hold or deny.
 	Verdict Verdict `json:"verdict"`
@@ -96,8 +118,73 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 	default:
 		errs = append(errs, field.NotSupported(at.Child("default"), c.Default, []Verdict{Allow, Hold, Deny}))
 	}
-	_, ruleErrs := compileAll(c.Rules, at.Child("rules"))
+	seen := map[string]bool{}
+	for i, name := range c.RuleFiles {
+		if seen[name] {
+			errs = append(errs, field.Duplicate(at.Child("ruleFiles").Index(i), name))
+		}
+		seen[name] = true
+	}
+	if len(seen) < len(c.RuleFiles) {
+		return errs // every name in a file given twice would be one more
+	}
+	lists, fault := c.ruleLists(at)
+	if fault != nil {
+		return append(errs, fault)
+	}
+	_, ruleErrs := compileLists(lists)
 	return append(errs, ruleErrs...)
+}
+
+// Includes are the files of rules that c names.
+func (c *Config) Includes(at *field.Path) []config.Include {
+	c.files = map[string]*RuleFile{}
+	var files []config.Include
+	for i, name := range c.RuleFiles {
+		if name == ShippedRules || c.files[name] != nil {
+			continue
+		}
+		f := &RuleFile{}
+		c.files[name] = f
+		files = append(files, config.Include{At: at.Child("ruleFiles").Index(i), File: name, Into: f})
+	}
+	return files
+}
+
+// ruleLists are the rules and variables in force: the shipped rules where c names none.
+func (c *Config) ruleLists(at *field.Path) ([]ruleList, *field.Error) {
+	lists := []ruleList{{variables: c.Variables, rules: c.Rules, at: at}}
+	count := len(c.Rules)
+	add := func(name string, at *field.Path) *field.Error {
+		f := c.files[name]
+		if name == ShippedRules {
+			shipped, err := DefaultRules()
+			if err != nil {
+				return field.InternalError(at, err)
+			}
+			f = &RuleFile{Rules: shipped}
+		}
+		if f == nil {
+			return field.InternalError(at, fmt.Errorf("%s was not read", name))
+		}
+		lists = append(lists, ruleList{variables: f.Variables, rules: f.Rules, at: at})
+		count += len(f.Rules)
+		return nil
+	}
+	for i, name := range c.RuleFiles {
+		if err := add(name, at.Child("ruleFiles").Index(i)); err != nil {
+			return nil, err
+		}
+	}
+	if count == 0 && len(c.RuleFiles) == 0 {
+		if err := add(ShippedRules, at); err != nil {
+			return nil, err
+		}
+	}
+	if count == 0 {
+		return nil, field.Required(at.Child("ruleFiles").Index(0), "no rule stands in any of these files: name the shipped set with \"default\", or leave ruleFiles out")
+	}
+	return lists, nil
 }
 
 func (r *Rule) validate(at *field.Path) field.ErrorList {

@@ -12,8 +12,11 @@ import (
 // RuleSet judges requests by the rules of a config, and nothing else of it: the
 // webhook by it, and whoever tries rules on the past.
 type RuleSet struct {
-	rules    index
-	fallback Verdict
+	rules     index
+	variables map[string]*variable
+	reads     map[string]bool // the variables that rules read
+	cluster   *Cluster        // nil where it isn't asked
+	fallback  Verdict
 }
 
 // Judgement is the verdict on a request, and the rules that matched it.
@@ -35,18 +38,15 @@ type RuleMatch struct {
 
 // NewRuleSet compiles the rules of cfg, the shipped ones where it has none.
 func NewRuleSet(cfg Config) (*RuleSet, error) {
-	rules := cfg.Rules
-	if len(rules) == 0 {
-		var err error
-		if rules, err = DefaultRules(); err != nil {
-			return nil, err
-		}
+	lists, fault := cfg.ruleLists(field.NewPath("webhook"))
+	if fault != nil {
+		return nil, fault
 	}
-	compiled, errs := compileAll(rules, field.NewPath("webhook", "rules"))
+	book, errs := compileLists(lists)
 	if len(errs) > 0 {
 		return nil, errs.ToAggregate()
 	}
-	s := &RuleSet{rules: newIndex(compiled), fallback: cfg.Default}
+	s := &RuleSet{rules: newIndex(book.rules), variables: book.variables, reads: book.reads, fallback: cfg.Default}
 	if s.fallback == "" {
 		s.fallback = Allow
 	}
@@ -59,10 +59,10 @@ func (s *RuleSet) findings(ctx context.Context, r *review) []finding {
 	if len(candidates) == 0 {
 		return nil
 	}
-	vars := variables(r)
+	e := newEvaluation(ctx, r, s.variables, s.cluster)
 	var found []finding
 	for _, rule := range candidates {
-		ok, err := rule.matches(ctx, vars)
+		ok, err := e.matches(rule)
 		if err != nil || ok {
 			found = append(found, finding{rule: rule, failed: err != nil})
 		}

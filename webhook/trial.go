@@ -33,7 +33,9 @@ const (
 
 // RuleFile is a file of rules alone, such as manifests/rules/default.yaml.
 type RuleFile struct {
-	Rules []Rule `json:"rules"`
+	// Variables are named expressions for all rules.
+	Variables []Variable `json:"variables,omitempty"`
+	Rules     []Rule     `json:"rules"`
 }
 
 // Validate reports everything wrong with f.
@@ -41,22 +43,21 @@ func (f *RuleFile) Validate(at *field.Path) field.ErrorList {
 	if len(f.Rules) == 0 {
 		return field.ErrorList{field.Required(at.Child("rules"), "a file of rules needs one")}
 	}
-	_, errs := compileAll(f.Rules, at.Child("rules"))
+	_, errs := compileLists([]ruleList{{variables: f.Variables, rules: f.Rules, at: at}})
 	return errs
 }
 
 // RulesOf are the rules in force under cfg: the shipped ones where it has none.
 func RulesOf(cfg Config) ([]Rule, error) {
-	rules := cfg.Rules
-	if len(rules) == 0 {
-		var err error
-		if rules, err = DefaultRules(); err != nil {
-			return nil, err
-		}
+	lists, fault := cfg.ruleLists(nil)
+	if fault != nil {
+		return nil, fault
 	}
-	out := make([]Rule, len(rules))
-	for i, r := range rules {
-		out[i] = r.withDefaults()
+	var out []Rule
+	for _, l := range lists {
+		for _, r := range l.rules {
+			out = append(out, r.withDefaults())
+		}
 	}
 	return out, nil
 }
@@ -113,7 +114,7 @@ func newTrialSet(cfg Config) (*trialSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := newPartial(rules)
+	p, err := newPartial(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -356,7 +357,7 @@ func short(s string) string {
 func reasons(unknown map[Part]string) []string {
 	var out []string
 	for part, why := range unknown {
-		if part != PartOptions && part != PartKind {
+		if part != PartOptions && part != PartKind && part != PartUser {
 			out = append(out, why)
 		}
 	}

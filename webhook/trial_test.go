@@ -369,7 +369,12 @@ func TestRecordedRequests(t *testing.T) {
 			if got := string(tr.Request.OldObject.Raw); got != row.old {
 				t.Errorf("old object: got %s, want %s", got, row.old)
 			}
-			delete(tr.Unknown, PartOptions)
+			for _, never := range []Part{PartOptions, PartUser} {
+				if tr.Unknown[never] == "" {
+					t.Errorf("%s counts as known", never)
+				}
+				delete(tr.Unknown, never)
+			}
 			if len(tr.Unknown) != len(row.unknown) || len(row.unknown) > 0 && !reflect.DeepEqual(tr.Unknown, row.unknown) {
 				t.Errorf("unknown: got %v, want %v", tr.Unknown, row.unknown)
 			}

@@ -6,7 +6,7 @@ import (
 
 	"github.com/google/cel-go/cel"
 	"github.com/google/cel-go/common/types"
-	celconfig "k8s.io/apiserver/pkg/apis/cel"
+	"k8s.io/apimachinery/pkg/util/validation/field"
 )
 
 // Part is what a rule sees of a request and a record of it may lack.
@@ -18,16 +18,23 @@ const (
 	PartOldObject Part = "oldObject"
 	PartKind      Part = "request.kind"
 	PartOptions   Part = "request.options"
+	// PartUser is what request.userInfo says beside name and groups.
+	PartUser Part = "request.userInfo.extra"
 )
 
-func (p Part) pattern() *cel.AttributePatternType {
+func (p Part) patterns() []*cel.AttributePatternType {
+	request := func(field string) *cel.AttributePatternType {
+		return cel.AttributePattern("request").QualString(field)
+	}
 	switch p {
 	case PartKind:
-		return cel.AttributePattern("request").QualString("kind")
+		return []*cel.AttributePatternType{request("kind"), request("requestKind")}
 	case PartOptions:
-		return cel.AttributePattern("request").QualString("options")
+		return []*cel.AttributePatternType{request("options")}
+	case PartUser:
+		return []*cel.AttributePatternType{request("userInfo").QualString("uid"), request("userInfo").QualString("extra")}
 	default:
-		return cel.AttributePattern(string(p))
+		return []*cel.AttributePatternType{cel.AttributePattern(string(p))}
 	}
 }
 
@@ -35,32 +42,19 @@ func (p Part) pattern() *cel.AttributePatternType {
 // not known: it evaluates with that part unknown, and asks whether a
 // result comes out all the same.
 type partial struct {
-	names    []string
-	programs []cel.Program
+	book *ruleBook
 }
 
-func newPartial(rules []Rule) (*partial, error) {
-	env, err := celEnv()
-	if err != nil {
-		return nil, err
+func newPartial(cfg Config) (*partial, error) {
+	lists, fault := cfg.ruleLists(field.NewPath("webhook"))
+	if fault != nil {
+		return nil, fault
 	}
-	p := &partial{}
-	for _, r := range rules {
-		ast, issues := env.Compile(r.Match)
-		if issues.Err() != nil {
-			return nil, fmt.Errorf("compile rule %q: %w", r.Name, issues.Err())
-		}
-		program, err := env.Program(ast,
-			cel.EvalOptions(cel.OptPartialEval),
-			cel.CostLimit(celconfig.PerCallLimit),
-			cel.InterruptCheckFrequency(celconfig.CheckFrequency),
-		)
-		if err != nil {
-			return nil, fmt.Errorf("plan rule %q: %w", r.Name, err)
-		}
-		p.names, p.programs = append(p.names, r.Name), append(p.programs, program)
+	book, errs := compileLists(lists, cel.OptPartialEval)
+	if len(errs) > 0 {
+		return nil, errs.ToAggregate()
 	}
-	return p, nil
+	return &partial{book: book}, nil
 }
 
 // undecided are the rules of which it can't be said whether they match.
@@ -68,19 +62,22 @@ func (p *partial) undecided(ctx context.Context, r *review, unknown []Part) (map
 	if len(unknown) == 0 {
 		return nil, nil
 	}
-	patterns := make([]*cel.AttributePatternType, len(unknown))
-	for i, u := range unknown {
-		patterns[i] = u.pattern()
+	var patterns []*cel.AttributePatternType
+	for _, u := range unknown {
+		patterns = append(patterns, u.patterns()...)
 	}
-	vars, err := cel.PartialVars(variables(r), patterns...)
+	e := newEvaluation(ctx, r, p.book.variables, nil)
+	open, err := cel.PartialVars(e, patterns...)
 	if err != nil {
 		return nil, fmt.Errorf("leave parts of a request open: %w", err)
 	}
+	e.bindings = open
 	out := map[string]bool{}
-	for i, program := range p.programs {
+	for i := range p.book.rules {
+		rule := &p.book.rules[i]
 		// An error is what the rule says with or without the unknown part.
-		if v, _, err := program.ContextEval(ctx, vars); err == nil && types.IsUnknown(v) {
-			out[p.names[i]] = true
+		if v, err := e.eval(rule.program); err == nil && types.IsUnknown(v) {
+			out[rule.Name] = true
 		}
 	}
 	return out, ctx.Err()

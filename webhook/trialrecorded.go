@@ -33,6 +33,7 @@ const (
 	unknownOldMasked = "values in the recorded old object are masked"
 	unknownOptions   = "the request's options are not recorded"
 	unknownKind      = "the object's kind is not recorded"
+	unknownUser      = "the user's uid and extra are not recorded"
 )
 
 // Recorded rebuilds admission requests from the audit trail. An audit event
@@ -138,7 +139,7 @@ func (c *Recorded) Request(ev *schema.Event) (TrialRequest, bool) {
 		},
 		Agent: v1alpha1.Agent{User: ev.User, Issuer: ev.Issuer, Run: ev.Run, Model: ev.Model, Owner: ev.Owner,
 			Task: ev.Task, Profile: ev.Profile, CredentialID: ev.CredentialID},
-		Source: ev.AuditID, At: ev.Received, Unknown: map[Part]string{PartOptions: unknownOptions},
+		Source: ev.AuditID, At: ev.Received, Unknown: map[Part]string{PartOptions: unknownOptions, PartUser: unknownUser},
 	}
 	switch {
 	case ev.Issuer == "":

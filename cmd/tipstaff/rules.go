@@ -91,6 +91,14 @@ func (s *ruleSections) Validate(*field.Path) field.ErrorList {
 	return errs
 }
 
+// Includes are the files that the configuration names.
+func (c *Config) Includes() []config.Include {
+	if c.Webhook == nil {
+		return nil
+	}
+	return c.Webhook.Includes(field.NewPath("webhook"))
+}
+
 // ruleConfig is what judges under --config and --rules: the rules, and who is
 // an agent. present is the config's own where candidate is another, else nil.
 func (o *options) ruleConfig(rulesFile string) (candidate webhook.Config, present *webhook.Config, agents *clusteragents.Config, err error) {
@@ -112,7 +120,7 @@ func (o *options) ruleConfig(rulesFile string) (candidate webhook.Config, presen
 		return candidate, nil, nil, err
 	}
 	own := candidate
-	candidate.Rules = f.Rules
+	candidate.Variables, candidate.Rules, candidate.RuleFiles = f.Variables, f.Rules, nil
 	return candidate, &own, agents, nil
 }
 

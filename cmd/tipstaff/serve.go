@@ -224,6 +224,14 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		if err != nil {
 			return nil, err
 		}
+		asked, err := changes.Connect(rest.CopyConfig(kube))
+		if err != nil {
+			return nil, err
+		}
+		if asked != nil {
+			p.work["rules"] = asked.Run
+			p.ready["rules"] = synced(asked.HasSynced)
+		}
 		if err := register("approvals", store.Collectors()); err != nil {
 			return nil, err
 		}

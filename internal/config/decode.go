@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 
@@ -24,19 +25,44 @@ type Section interface {
 	Validate(at *field.Path) field.ErrorList
 }
 
+// Includer is a Section that names files with more of it. Includes is asked once
+// the Section is read, before Validate.
+type Includer interface {
+	Includes() []Include
+}
+
+// Include is a file that a Section names. It is as strictly read as the Section.
+type Include struct {
+	// At is the field that names it. What is wrong in the file is told by Validate
+	// at paths below At, as if it stood there.
+	At *field.Path
+	// File is its path, from the folder of the file that names it.
+	File string
+	// Into is a pointer to a struct with json tags.
+	Into any
+}
+
+// maxIncludes bounds the files that one names.
+const maxIncludes = 100
+
 // Load reads the file into out. The error is a *Faults when the file was read
 // but doesn't hold.
 func Load(file string, out Section) error {
-	f, err := os.Open(file)
-	if err != nil {
-		return fmt.Errorf("read config: %w", err)
-	}
-	defer func() { _ = f.Close() }() // read-only, nothing to lose
-	data, err := io.ReadAll(io.LimitReader(f, maxFileBytes+1))
+	data, err := read(file)
 	if err != nil {
 		return fmt.Errorf("read config: %w", err)
 	}
 	return Decode(file, data, out)
+}
+
+// read reads one byte more than a file may have, so that the excess shows.
+func read(file string) ([]byte, error) {
+	f, err := os.Open(file)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // read-only, nothing to lose
+	return io.ReadAll(io.LimitReader(f, maxFileBytes+1))
 }
 
 // Decode reads one YAML document into out, a pointer to a struct with json
@@ -44,31 +70,22 @@ func Load(file string, out Section) error {
 // to be used.
 func Decode(file string, data []byte, out Section) error {
 	faults := &Faults{File: file}
-	if len(data) > maxFileBytes {
-		faults.add(0, "", "is larger than %d bytes", maxFileBytes)
+	w := walker{faults: faults, lines: map[string]place{}}
+	if !w.document(data, reflect.ValueOf(out).Elem(), nil) {
 		return faults
 	}
-	dec := yaml.NewDecoder(bytes.NewReader(data))
-	var doc yaml.Node
-	if err := dec.Decode(&doc); err != nil {
-		if errors.Is(err, io.EOF) {
-			faults.add(0, "", "is empty")
-		} else {
-			line := lineOf(err)
-			faults.add(line, "", "%s", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), fmt.Sprintf("line %d: ", line)))
+	if in, ok := out.(Includer); ok {
+		files := in.Includes()
+		if len(files) > maxIncludes {
+			w.fault(0, "", "names more than %d files", maxIncludes)
+			return faults
 		}
-		return faults
+		w.include(filepath.Dir(file), files)
 	}
-	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		faults.add(0, "", "must hold one YAML document")
-		return faults
-	}
-	w := walker{faults: faults, lines: map[string]int{}}
-	w.value(doc.Content[0], reflect.ValueOf(out).Elem(), nil)
 	for _, e := range out.Validate(nil) {
 		if path := e.Field; !faults.covers(path) {
 			// field.Error prints "path: message"; the path stands apart here.
-			faults.add(w.line(path), path, "%s", e.ErrorBody())
+			faults.addIn(w.line(path), path, "%s", e.ErrorBody())
 		}
 	}
 	if len(faults.List) > 0 {
@@ -76,6 +93,49 @@ func Decode(file string, data []byte, out Section) error {
 		return faults
 	}
 	return nil
+}
+
+// document reads the one document in data into v. False means that it is none.
+func (w *walker) document(data []byte, v reflect.Value, at *field.Path) bool {
+	fault := func(line int, format string, args ...any) bool {
+		w.fault(line, text(at), format, args...)
+		return false
+	}
+	if len(data) > maxFileBytes {
+		return fault(0, "is larger than %d bytes", maxFileBytes)
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	var doc yaml.Node
+	if err := dec.Decode(&doc); err != nil {
+		if errors.Is(err, io.EOF) {
+			return fault(0, "is empty")
+		}
+		line := lineOf(err)
+		return fault(line, "%s", strings.TrimPrefix(strings.TrimPrefix(err.Error(), "yaml: "), fmt.Sprintf("line %d: ", line)))
+	}
+	if err := dec.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return fault(0, "must hold one YAML document")
+	}
+	w.value(doc.Content[0], v, at)
+	return true
+}
+
+// include reads the files that another one names. A fault of one stands at its own
+// file and line, one that concerns no line of it at the field that names it.
+func (w *walker) include(dir string, files []Include) {
+	for _, f := range files {
+		name := f.File
+		if !filepath.IsAbs(name) {
+			name = filepath.Join(dir, name)
+		}
+		data, err := read(name)
+		if err != nil {
+			w.faults.addIn(w.line(text(f.At)), text(f.At), "can't be read: %s", err)
+			continue
+		}
+		inner := walker{faults: w.faults, lines: w.lines, file: name, below: text(f.At)}
+		inner.document(data, reflect.ValueOf(f.Into).Elem(), f.At)
+	}
 }
 
 // lineOf reads the line out of a syntax error, which yaml gives only as text.
@@ -90,11 +150,17 @@ func lineOf(err error) int {
 // walker sets Go values from YAML nodes, and remembers where each stood.
 type walker struct {
 	faults *Faults
-	lines  map[string]int // by field path
+	lines  map[string]place // by field path
+	// file and below are those of an included file.
+	file, below string
 }
 
-// line is where path stands, or the nearest thing above it that the file has.
-func (w *walker) line(path string) int {
+func (w *walker) fault(line int, path, format string, args ...any) {
+	w.faults.addIn(place{w.file, w.below, line}, path, format, args...)
+}
+
+// line is where path stands, or the nearest thing above it that is written.
+func (w *walker) line(path string) place {
 	for {
 		if l, ok := w.lines[path]; ok {
 			return l
@@ -116,9 +182,9 @@ func text(at *field.Path) string {
 
 func (w *walker) value(n *yaml.Node, v reflect.Value, at *field.Path) {
 	if _, ok := w.lines[text(at)]; !ok {
-		w.lines[text(at)] = n.Line
+		w.lines[text(at)] = place{w.file, w.below, n.Line}
 	}
-	fault := func(format string, args ...any) { w.faults.add(n.Line, text(at), format, args...) }
+	fault := func(format string, args ...any) { w.fault(n.Line, text(at), format, args...) }
 	if n.Kind == yaml.AliasNode || n.Anchor != "" {
 		fault("YAML anchors and aliases aren't taken: write the value out")
 		return
@@ -180,10 +246,10 @@ func (w *walker) strings(n *yaml.Node, v reflect.Value, at *field.Path, fault fu
 		child := at.Key(key.Value)
 		name := reflect.ValueOf(key.Value)
 		if v.MapIndex(name).IsValid() {
-			w.faults.add(key.Line, text(child), "given twice")
+			w.fault(key.Line, text(child), "given twice")
 			continue
 		}
-		w.lines[text(child)] = key.Line
+		w.lines[text(child)] = place{w.file, w.below, key.Line}
 		item := reflect.New(v.Type().Elem()).Elem()
 		w.value(val, item, child)
 		v.SetMapIndex(name, item)
@@ -215,12 +281,12 @@ func (w *walker) object(n *yaml.Node, v reflect.Value, at *field.Path, fault fun
 		fv, ok := known[key.Value]
 		switch {
 		case !ok:
-			w.faults.add(key.Line, text(child), "unknown field")
+			w.fault(key.Line, text(child), "unknown field")
 		case seen[key.Value]:
-			w.faults.add(key.Line, text(child), "given twice")
+			w.fault(key.Line, text(child), "given twice")
 		default:
 			seen[key.Value] = true
-			w.lines[text(child)] = key.Line
+			w.lines[text(child)] = place{w.file, w.below, key.Line}
 			w.value(val, fv, child)
 		}
 	}
