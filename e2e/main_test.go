@@ -21,7 +21,7 @@ import (
 var shared *harness.Cluster
 
 // testRules hold config maps by name, so that a test can hold content, and all
-// that is done in namespaces of some names.
+// that is done in namespaces of some names; others ask the cluster.
 const testRules = `
 - name: test-held
   match: request.operation == 'CREATE' && request.resource.resource in ['configmaps', 'services'] && request.name.startsWith('held-')
@@ -42,6 +42,16 @@ const testRules = `
   verdict: hold
   timeToLive: 4s
   approvers: [tipstaff-approvers]
+- name: test-production
+  match: >-
+    request.operation == 'CREATE' && request.resource.resource == 'configmaps' && request.name.startsWith('prod-') &&
+    namespaceObject.metadata.?labels['tier'].orValue('') == 'production'
+  verdict: deny
+- name: test-who-may-not-force
+  match: >-
+    request.operation == 'CREATE' && request.resource.resource == 'configmaps' && request.name.startsWith('may-') &&
+    !authorizer.requestResource.check('force').allowed()
+  verdict: deny
 `
 
 // childEnv makes this binary a process that starts a control plane and waits

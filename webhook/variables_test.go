@@ -136,36 +136,34 @@ func TestTrialKnowsWhatVariablesHangOn(t *testing.T) {
 	}
 }
 
-// costly is an expression that costs some hundred thousand on an object with 300 items.
-const costly = "object.items.all(x, object.items.all(y, x + y > 0))"
+// costly is false, quickly, and costs two hundred thousand on the object of longText.
+const costly = "object.text.contains('01234567890123456789')"
 
-func manyItems() string {
-	return "{items: [" + strings.TrimSuffix(strings.Repeat("1, ", 300), ", ") + "]}"
-}
+func longText() string { return "{text: " + strings.Repeat("x", 1<<20) + "}" }
 
 func TestRulesShareABudget(t *testing.T) {
 	t.Parallel()
 	rules := make([]Rule, 100)
 	for i := range rules {
-		rules[i] = Rule{Name: fmt.Sprintf("r%d", i), Match: fmt.Sprintf("!(%s)", costly), Verdict: Hold, Approvers: []string{"sre"}}
+		rules[i] = Rule{Name: fmt.Sprintf("r%d", i), Match: costly, Verdict: Hold, Approvers: []string{"sre"}}
 	}
 	rules[99].Verdict = Deny
 	set, err := NewRuleSet(Config{Rules: rules})
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := set.Judge(t.Context(), request(t, "CREATE core/configmaps shop c", manyItems(), ""), testAgent)
+	j, err := set.Judge(t.Context(), request(t, "CREATE core/configmaps shop c", longText(), ""), testAgent)
 	if err != nil || j.Verdict != Deny || j.Rule != "r99" || !j.Failed {
 		t.Fatalf("got %s by %s (failed %t), %v: a rule that isn't evaluated any more counts as matching", j.Verdict, j.Rule, j.Failed, err)
 	}
-	if n := len(j.Matched); n < 50 || n > 95 {
-		t.Errorf("%d of 100 rules failed: the budget is ten times what one may cost", n)
+	if n := len(j.Matched); n < 40 || n > 60 {
+		t.Errorf("%d of 100 rules failed, half of them fit", n)
 	}
 	rules = rules[:3]
 	if set, err = NewRuleSet(Config{Rules: rules}); err != nil {
 		t.Fatal(err)
 	}
-	if j, err := set.Judge(t.Context(), request(t, "CREATE core/configmaps shop c", manyItems(), ""), testAgent); err != nil || j.Verdict != Allow {
+	if j, err := set.Judge(t.Context(), request(t, "CREATE core/configmaps shop c", longText(), ""), testAgent); err != nil || j.Verdict != Allow {
 		t.Errorf("three of them: got %+v, %v", j, err)
 	}
 }
@@ -175,7 +173,7 @@ func TestVariablesCountAgainstTheBudget(t *testing.T) {
 	cfg := Config{Rules: []Rule{{Name: "r", Match: "false", Verdict: Deny}}}
 	for i := range 100 {
 		cfg.Variables = append(cfg.Variables, Variable{Name: fmt.Sprintf("v%d", i), Expression: costly})
-		cfg.Rules[0].Match += fmt.Sprintf(" || !variables.v%d", i)
+		cfg.Rules[0].Match += fmt.Sprintf(" || variables.v%d", i)
 	}
 	lists, fault := cfg.ruleLists(field.NewPath("webhook"))
 	if fault != nil {
@@ -185,7 +183,7 @@ func TestVariablesCountAgainstTheBudget(t *testing.T) {
 	if len(errs) > 0 {
 		t.Fatal(errs.ToAggregate())
 	}
-	r, err := open(request(t, "CREATE core/configmaps shop c", manyItems(), ""), testAgent)
+	r, err := open(request(t, "CREATE core/configmaps shop c", longText(), ""), testAgent)
 	if err != nil {
 		t.Fatal(err)
 	}
