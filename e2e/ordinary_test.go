@@ -10,6 +10,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"io"
 	"net/http"
 	"os"
@@ -40,6 +41,20 @@ func signingRequest(t *testing.T) string {
 	return base64.StdEncoding.EncodeToString(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 }
 
+// serve has the API server serve a kind that clusters have from elsewhere.
+func serve(t *testing.T, group, plural, kind string) {
+	t.Helper()
+	must(t, shared.Admin, "create", "-f", writeFile(t, `{"apiVersion":"apiextensions.k8s.io/v1","kind":"CustomResourceDefinition","metadata":{"name":"`+plural+`.`+group+`"},
+"spec":{"group":"`+group+`","scope":"Namespaced","names":{"plural":"`+plural+`","singular":"`+strings.ToLower(kind)+`","kind":"`+kind+`"},
+"versions":[{"name":"v1","served":true,"storage":true,"schema":{"openAPIV3Schema":{"type":"object","x-kubernetes-preserve-unknown-fields":true}}}]}}`))
+	eventually(t, 30*time.Second, func() error {
+		if r := kubectl(t, shared.Admin, "get", "--raw", "/apis/"+group+"/v1/"+plural); !r.OK() {
+			return errors.New(r.Output())
+		}
+		return nil
+	})
+}
+
 // Under the shipped rules, what would hurt is never done unasked, whatever RBAC says.
 func TestDestructiveWorkIsAllHeld(t *testing.T) {
 	t.Parallel()
@@ -66,6 +81,8 @@ func TestDestructiveWorkIsAllHeld(t *testing.T) {
 ]}`))
 	db := must(t, shared.Admin, "get", "statefulset", "db", "-n", ns, "-o", "jsonpath={.metadata.uid}")
 	must(t, shared.Admin, "create", "-n", ns, "-f", writeFile(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"db-0","ownerReferences":[{"apiVersion":"apps/v1","kind":"StatefulSet","name":"db","uid":"`+db+`"}]},"spec":{"containers":[{"name":"c","image":"example.invalid/c"}]}}`))
+	serve(t, "argoproj.io", "applications", "Application")
+	serve(t, "kyverno.io", "policyexceptions", "PolicyException")
 	core := "/api/v1/namespaces/" + ns
 	apps := "/apis/apps/v1/namespaces/" + ns
 	rbac := "/apis/rbac.authorization.k8s.io/v1"
@@ -100,6 +117,7 @@ func TestDestructiveWorkIsAllHeld(t *testing.T) {
 		{"a pod on its host's network", http.MethodPost, core + "/pods", podWith(`}],"hostNetwork":true}`)},
 		{"a pod with its host's files", http.MethodPost, core + "/pods", podWith(`}],"volumes":[{"name":"v","hostPath":{"path":"/"}}]}`)},
 		{"a pod of another identity", http.MethodPost, core + "/pods", podWith(`}],"serviceAccountName":"robot"}`)},
+		{"a pod of another identity, said the old way", http.MethodPost, core + "/pods", podWith(`}],"serviceAccount":"robot"}`)},
 		{"a role", http.MethodPost, rbac + "/namespaces/" + ns + "/roles", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"Role","metadata":{"name":"new"},"rules":[]}`},
 		{"a role binding", http.MethodPost, rbac + "/namespaces/" + ns + "/rolebindings", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"RoleBinding","metadata":{"name":"new"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"admin"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"eve"}]}`},
 		{"a cluster role binding", http.MethodPost, rbac + "/clusterrolebindings", `{"apiVersion":"rbac.authorization.k8s.io/v1","kind":"ClusterRoleBinding","metadata":{"name":"new-` + ns + `"},"roleRef":{"apiGroup":"rbac.authorization.k8s.io","kind":"ClusterRole","name":"cluster-admin"},"subjects":[{"apiGroup":"rbac.authorization.k8s.io","kind":"User","name":"eve"}]}`},
@@ -137,6 +155,9 @@ func TestDestructiveWorkIsAllHeld(t *testing.T) {
 		{"a storage class", http.MethodPost, "/apis/storage.k8s.io/v1/storageclasses", `{"apiVersion":"storage.k8s.io/v1","kind":"StorageClass","metadata":{"name":"` + ns + `"},"provisioner":"example.invalid/p"}`},
 		{"a priority class", http.MethodPost, "/apis/scheduling.k8s.io/v1/priorityclasses", `{"apiVersion":"scheduling.k8s.io/v1","kind":"PriorityClass","metadata":{"name":"` + ns + `"},"value":1}`},
 		{"a Secret that only has the name of a release of helm", http.MethodPost, core + "/secrets", `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"sh.helm.release.v1.app.v1"}}`},
+		{"an application for a controller to deploy", http.MethodPost, "/apis/argoproj.io/v1/namespaces/" + ns + "/applications", `{"apiVersion":"argoproj.io/v1","kind":"Application","metadata":{"name":"new"},"spec":{}}`},
+		{"an exception from a policy", http.MethodPost, "/apis/kyverno.io/v1/namespaces/" + ns + "/policyexceptions", `{"apiVersion":"kyverno.io/v1","kind":"PolicyException","metadata":{"name":"new"},"spec":{}}`},
+		{"more rights", http.MethodPost, "/apis/tipstaff.dev/v1alpha1/grants", grantOf(ns, a.run, "", "view", ns, "5m")},
 		{"something in kube-public", http.MethodPost, "/api/v1/namespaces/kube-public/configmaps", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"` + ns + `"}}`},
 		{"something in kube-system", http.MethodPost, "/api/v1/namespaces/kube-system/configmaps", `{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"` + ns + `"}}`},
 	}
@@ -169,6 +190,7 @@ func TestDestructiveWorkIsAllHeld(t *testing.T) {
 		})
 	}
 	group.Wait()
+	by := map[string]bool{}
 	for i, call := range calls {
 		an := answers[i]
 		var status metav1.Status
@@ -181,6 +203,16 @@ func TestDestructiveWorkIsAllHeld(t *testing.T) {
 		denied := an.code == http.StatusForbidden && cause(status, webhook.CauseReason) == webhook.ReasonRule
 		if !held && !denied {
 			t.Errorf("%s: neither held nor denied by a rule: %d %s", call.name, an.code, an.text)
+		}
+		by[cause(status, webhook.CauseRule)] = true
+	}
+	rules, err := webhook.DefaultRules()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, rule := range rules {
+		if !by[rule.Name] {
+			t.Errorf("nothing here is stopped by rule %q", rule.Name)
 		}
 	}
 }

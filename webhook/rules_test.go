@@ -61,15 +61,6 @@ func request(t testing.TB, line, object, oldObject string) *admissionv1.Admissio
 	return req
 }
 
-func judgeRules(t testing.TB, rules []rule, req *admissionv1.AdmissionRequest) decision {
-	t.Helper()
-	r, err := open(req, testAgent)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return (&Webhook{rules: &RuleSet{rules: newIndex(rules), fallback: Allow}, log: quiet}).evaluate(t.Context(), r)
-}
-
 func TestRuleValidation(t *testing.T) {
 	t.Parallel()
 	hold := Rule{Name: "r", Match: "true", Verdict: Hold, Approvers: []string{"sre"}}
