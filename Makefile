@@ -17,7 +17,7 @@ demo: build tools ## run the whole story on a real control plane, then stay up u
 dev: build tools ## leave the whole environment running; kubeconfigs and URLs under .dev/
 	@exec bin/devenv dev
 
-test: build tools ## every test, end to end ones included
+test: build tools helm ## every test, end to end ones included
 	@echo "==> unit tests (with the race detector)"
 	go test -race -timeout 15m $(UNIT)
 	@echo "==> end-to-end tests on a real control plane"
@@ -39,6 +39,9 @@ build: prerequisites ## bin/tipstaff (and the kubectl plugin, and bin/devenv)
 
 tools: lib ## the real parts: kube-apiserver, etcd, kubectl… into bin/
 	@tools/build.sh
+
+helm: prerequisites ## helm, which the end-to-end tests run, into bin/
+	@tools/helm/build.sh
 
 lib: prerequisites ## the ClickHouse engine, by npm
 	@tools/chdb/install.sh
@@ -70,4 +73,4 @@ bin/golangci-lint: Makefile
 	GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@touch $@
 
-.PHONY: help demo dev test check bench build tools lib generate generated lint clean prerequisites
+.PHONY: help demo dev test check bench build tools helm lib generate generated lint clean prerequisites

@@ -31,6 +31,12 @@ func (c *Cluster) StartKubectl(ctx context.Context, as Kubeconfig, args ...strin
 	return runCommand(ctx, c.Dir, c.Env(as), c.bin("kubectl"), args...)
 }
 
+// Helm runs helm as somebody, to its end. It is no part of the control plane:
+// only who calls this needs it in bin/ (make helm).
+func (c *Cluster) Helm(ctx context.Context, as Kubeconfig, args ...string) Result {
+	return runCommand(ctx, c.Dir, c.Env(as), c.bin("helm"), args...).Wait()
+}
+
 // Env is the environment of a command that acts as somebody: bin/ comes first
 // in its PATH, so `kubectl tipstaff` is found, and its caches stay in the
 // run's folder.
