@@ -45,7 +45,7 @@ jwt:
 `
 
 // startControlPlane must be called by a goroutine that is locked to its thread.
-func startControlPlane(ctx context.Context, id *identity, p *platform) (*controlPlane, error) {
+func startControlPlane(ctx context.Context, id *identity, p *platform, flags ...string) (*controlPlane, error) {
 	ports, err := freeAddresses(3)
 	if err != nil {
 		return nil, err
@@ -69,21 +69,21 @@ func startControlPlane(ctx context.Context, id *identity, p *platform) (*control
 		"--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer, "--initial-cluster=default="+peer); err != nil {
 		return c, err
 	}
-	if c.apiserver, err = startPart(id.dir, "kube-apiserver",
+	if c.apiserver, err = startPart(id.dir, "kube-apiserver", append(flags,
 		"--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+port, "--endpoint-reconciler-type=none",
 		"--etcd-servers="+etcd, "--client-ca-file="+certFile(id.dir),
 		"--tls-cert-file="+certFile(id.dir), "--tls-private-key-file="+keyFile(id.dir),
 		"--service-cluster-ip-range=10.96.0.0/16", "--service-account-issuer="+c.url,
 		"--service-account-key-file="+certFile(id.dir), "--service-account-signing-key-file="+keyFile(id.dir),
-		"--api-audiences="+audience, "--authorization-mode=RBAC", "--authentication-config="+auth); err != nil {
+		"--api-audiences="+audience, "--authorization-mode=RBAC", "--authentication-config="+auth)...); err != nil {
 		return c, err
 	}
-	c.apiserver.target = target{ports[2], "/apis/authentication.k8s.io/v1/tokenreviews"}
+	c.apiserver.target = target{ports[2], "/apis/authentication.k8s.io/v1/tokenreviews", authenticated}
 	if err := until(ctx, func() error { return c.do(ctx, http.MethodGet, "/readyz", nil) }); err != nil {
 		log, _ := os.ReadFile(filepath.Join(id.dir, "kube-apiserver.log")) // only for the message
 		return c, fmt.Errorf("kube-apiserver isn't ready: %w; the end of its log:\n%s", err, log[max(0, len(log)-4000):])
 	}
-	return c, c.addRevocations(ctx)
+	return c, nil
 }
 
 // freeAddresses are loopback addresses that nobody listens on at this moment.

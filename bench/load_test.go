@@ -26,6 +26,7 @@ type caller struct {
 	conn *tls.Conn
 	r    *bufio.Reader
 	head []byte
+	yes  []byte
 	buf  []byte
 }
 
@@ -34,17 +35,21 @@ func dial(url target, conf *tls.Config) (*caller, error) {
 	if err != nil {
 		return nil, fmt.Errorf("call %s: %w", url.address, err)
 	}
-	return &caller{conn: conn, r: bufio.NewReader(conn), head: fmt.Appendf(nil,
+	return &caller{conn: conn, r: bufio.NewReader(conn), yes: []byte(url.yes), head: fmt.Appendf(nil,
 		"POST %s HTTP/1.1\r\nHost: %s\r\nContent-Type: application/json\r\nAccept: application/json\r\nContent-Length: ", url.path, url.address)}, nil
 }
 
-// target is where a server takes TokenReviews.
-type target struct{ address, path string }
+// target is where a server takes reviews, and what a yes has in it.
+type target struct{ address, path, yes string }
 
-var authenticated = []byte(`"authenticated":true`)
+// What a yes has in it.
+const (
+	authenticated = `"authenticated":true`
+	allowed       = `"allowed":true`
+)
 
-// review sends one TokenReview and reads the answer, which must be a yes: no
-// server may be fast by refusing.
+// review sends one review and reads the answer, which must be a yes: no server
+// may be fast by refusing.
 func (c *caller) review(body []byte) error {
 	c.buf = append(c.buf[:0], c.head...)
 	c.buf = strconv.AppendInt(c.buf, int64(len(body)), 10)
@@ -60,7 +65,7 @@ func (c *caller) review(body []byte) error {
 	if err := errors.Join(err, resp.Body.Close()); err != nil {
 		return err
 	}
-	if resp.StatusCode/100 != 2 || !bytes.Contains(answer, authenticated) {
+	if resp.StatusCode/100 != 2 || !bytes.Contains(answer, c.yes) {
 		return fmt.Errorf("answered %s: %.600s", resp.Status, answer)
 	}
 	return nil
@@ -81,7 +86,7 @@ func callers(n int, to target, conf *tls.Config) ([]*caller, error) {
 	return all, nil
 }
 
-// feed gives the next TokenReview to send, from several goroutines at once.
+// feed gives the next review to send, from several goroutines at once.
 // False means that there are no more.
 type feed func() ([]byte, bool)
 
@@ -195,7 +200,7 @@ func oneCaller(t *testing.T, h http.HandlerFunc) *caller {
 	t.Cleanup(srv.Close)
 	pool := x509.NewCertPool()
 	pool.AddCert(srv.Certificate())
-	c, err := dial(target{srv.Listener.Addr().String(), "/tokenreview"}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13})
+	c, err := dial(target{srv.Listener.Addr().String(), "/tokenreview", authenticated}, &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS13})
 	if err != nil {
 		t.Fatal(err)
 	}

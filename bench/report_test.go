@@ -152,12 +152,24 @@ func memoryGoal(m []memory) goal {
 	return g
 }
 
-// report writes the tables.
-func report(r *results, goals []goal, mem []memory, head string) string {
+// tokenTables are the metrics of each table of the token reviews.
+var tokenTables = [][]string{{perSecond, cpuEach, p50One, p50Open, p99Open}, {cpuHereOf}}
+
+func memoryTable(mem []memory) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Token review, %s\n\n%s\n\n", time.Now().UTC().Format(time.DateOnly), head)
+	b.WriteString("\n| server's memory after | MB |\n| --- | --- |\n")
+	for _, m := range mem {
+		fmt.Fprintf(&b, "| %d different tokens | %.0f |\n", m.Tokens, m.MB)
+	}
+	return b.String()
+}
+
+// report writes the tables, those with the metrics given, one more, and the goals.
+func report(title, head string, r *results, tables [][]string, goals []goal, more string) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "# %s, %s\n\n%s\n\n", title, time.Now().UTC().Format(time.DateOnly), head)
 	b.WriteString("Median (minimum–maximum) of the rounds.\n")
-	for _, metrics := range [][]string{{perSecond, cpuEach, p50One, p50Open, p99Open}, {cpuHereOf}} {
+	for _, metrics := range tables {
 		fmt.Fprintf(&b, "\n| | %s |\n|%s\n", strings.Join(metrics, " | "), strings.Repeat(" --- |", len(metrics)+1))
 		var done []string
 		for _, s := range r.Rows {
@@ -172,10 +184,7 @@ func report(r *results, goals []goal, mem []memory, head string) string {
 			b.WriteString("\n")
 		}
 	}
-	b.WriteString("\n| server's memory after | MB |\n| --- | --- |\n")
-	for _, m := range mem {
-		fmt.Fprintf(&b, "| %d different tokens | %.0f |\n", m.Tokens, m.MB)
-	}
+	b.WriteString(more)
 	b.WriteString("\n| goal | bound | minimum | median | maximum | |\n| --- | --- | --- | --- | --- | --- |\n")
 	for _, g := range goals {
 		bound := "≥"
@@ -249,7 +258,7 @@ func TestGoalsSetTheRowsOfOneRoundAgainstEachOther(t *testing.T) {
 	if got := r.goals()[4].verdict(); got != "FAIL" {
 		t.Errorf("140 µs against 25 + 1.5 × 75: %s", got)
 	}
-	out := report(r, r.goals(), nil, "head")
+	out := report("Title", "head", r, tokenTables, r.goals(), "")
 	for _, want := range []string{
 		"| first: server CPU ÷ ((a)'s + 1.5 × go-oidc) | ≤ 1.00 | 0.95 | 1.02 | 1.02 | FAIL |",
 		"| tipstaff, tokens never seen, RS256 | 6500 (6500–6500) | 140 (130–140) | - | - | 2500 (2500–2500) |",

@@ -33,15 +33,16 @@ import (
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 )
 
-// The test binary is three programs: the tests and benchmarks, the token-review
-// scenario, and the servers that the scenario starts as processes of their own,
-// so that each one's CPU and memory can be read.
+// The test binary is three programs: the tests and benchmarks, the scenarios, and
+// the servers that the scenarios start as processes of their own, so that each
+// one's CPU and memory can be read.
 var (
 	scenarioDir     = flag.String("scenario", "", "run the token-review scenario and write its results to this `folder`")
+	admissionDir    = flag.String("admission", "", "run the admission scenario and write its results to this `folder`")
 	scenarioRounds  = flag.Int("scenario.rounds", 5, "how many rounds")
 	scenarioTokens  = flag.Int("scenario.tokens", 300_000, "how many different tokens the memory row sends; 0 leaves it out")
 	scenarioProfile = flag.Bool("scenario.profile", false, "write tipstaff's CPU profiles of the last round beside the results")
-	serveName       = flag.String("serve", "", "be a server of the scenario: limit or tipstaff")
+	serveName       = flag.String("serve", "", "be a server of a scenario: limit, empty or tipstaff")
 	serveDir        = flag.String("serve.dir", "", "the scenario's `folder` of certificates and configuration")
 	serveKube       = flag.String("serve.kube", "", "the API server's `URL`")
 	serveCPU        = flag.String("serve.cpuprofile", "", "write the server's CPU profile to this `file`")
@@ -55,6 +56,8 @@ func TestMain(m *testing.M) {
 		err = serve()
 	case *scenarioDir != "":
 		err = scenario(*scenarioDir)
+	case *admissionDir != "":
+		err = admissionScenario(*admissionDir)
 	default:
 		os.Exit(m.Run())
 	}
@@ -75,8 +78,12 @@ func serve() error {
 		return err
 	}
 	switch *serveName {
-	case "limit":
-		srv := &http.Server{Handler: http.HandlerFunc(limit)}
+	case "limit", "empty":
+		handler := limit
+		if *serveName == "empty" {
+			handler = emptyWebhook
+		}
+		srv := &http.Server{Handler: http.HandlerFunc(handler)}
 		g.Go(func() error {
 			if err := srv.ServeTLS(l, certFile(*serveDir), keyFile(*serveDir)); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -92,7 +99,7 @@ func serve() error {
 			return err
 		}
 	default:
-		return fmt.Errorf("-serve=%s: limit or tipstaff", *serveName)
+		return fmt.Errorf("-serve=%s: limit, empty or tipstaff", *serveName)
 	}
 	if *serveCPU != "" {
 		f, err := os.Create(*serveCPU)
@@ -219,7 +226,7 @@ func startServer(name string, args ...string) (*server, error) {
 		_ = s.cmd.Process.Kill() // it may have ended
 		return nil, fmt.Errorf("start %s: %w", name, errors.Join(err, s.cmd.Wait()))
 	}
-	s.stdin, s.target = stdin, target{address: strings.TrimSpace(line), path: "/tokenreview"}
+	s.stdin, s.target = stdin, target{strings.TrimSpace(line), "/tokenreview", authenticated}
 	return s, nil
 }
 
@@ -272,21 +279,30 @@ func (s *server) rss() (float64, error) {
 	return float64(pages*os.Getpagesize()) / 1e6, err
 }
 
-// startPart starts a part of the control plane, which dies with this process:
-// the caller's goroutine must be locked to its thread (prctl(2), PR_SET_PDEATHSIG).
+// startPart starts a program of ../bin, which dies with this process: the
+// caller's goroutine must be locked to its thread (prctl(2), PR_SET_PDEATHSIG).
 func startPart(dir, name string, args ...string) (*server, error) {
-	log, err := os.Create(filepath.Join(dir, name+".log"))
+	return startProgram(dir, name, nil, args...)
+}
+
+func startProgram(dir, name string, env []string, args ...string) (*server, error) {
+	log, err := os.Create(logFile(dir, name))
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = log.Close() }() // the child has its own
 	s := &server{cmd: exec.Command(filepath.Join("..", "bin", name), args...)}
 	s.cmd.Dir, s.cmd.Stdout, s.cmd.Stderr = ".", log, log
+	s.cmd.Env = append(os.Environ(), env...)
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start %s (make tools builds it): %w", name, err)
 	}
 	return s, nil
+}
+
+func logFile(dir, name string) string {
+	return filepath.Join(dir, strings.ReplaceAll(name, "/", "-")+".log")
 }
 
 // cpuHere is what this process has used.

@@ -82,6 +82,9 @@ func scenario(out string) (err error) {
 	if cp != nil {
 		defer func() { err = errors.Join(err, cp.stop()) }()
 	}
+	if err == nil {
+		err = cp.addRevocations(ctx)
+	}
 	if err != nil {
 		return err
 	}
@@ -111,7 +114,7 @@ func scenario(out string) (err error) {
 		return err
 	}
 	goals := append(r.goals(), memoryGoal(mem))
-	text := report(r, goals, mem, head(rounds))
+	text := report("Token review", head(rounds), r, tokenTables, goals, memoryTable(mem))
 	b, err := json.MarshalIndent(map[string]any{"rows": r.Rows, "goals": goals, "memory": mem}, "", " ")
 	if err != nil {
 		return err
@@ -136,7 +139,7 @@ func marks(tokens int) []int {
 }
 
 func say(format string, args ...any) {
-	fmt.Fprintf(os.Stderr, "==> token review: "+format+"\n", args...)
+	fmt.Fprintf(os.Stderr, "==> bench: "+format+"\n", args...)
 }
 
 func head(rounds int) string {
