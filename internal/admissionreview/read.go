@@ -8,11 +8,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"slices"
 
 	admissionv1 "k8s.io/api/admission/v1"
+	authenticationv1 "k8s.io/api/authentication/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
-	kjson "sigs.k8s.io/json"
+	"k8s.io/apimachinery/pkg/types"
 
 	"github.com/tipstaff-dev/tipstaff/internal/jsontree"
 )
@@ -52,54 +53,120 @@ func Parse(b []byte) (*Review, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	r := &Review{Object: root.At("request", "object"), OldObject: root.At("request", "oldObject"), Options: root.At("request", "options")}
-	var ar admissionv1.AdmissionReview
-	if err := kjson.UnmarshalCaseSensitivePreserveInts(without(b, r.Object, r.OldObject), &ar); err != nil {
-		return nil, fmt.Errorf("%w: not of that type", ErrMalformed) // the cause may quote the body
-	}
+	var e envelope
+	said := root.Get("request")
+	r := &Review{Request: e.request(said)}
+	kind, version := e.text(root.Get("kind")), e.text(root.Get("apiVersion"))
 	switch {
-	case ar.APIVersion != admissionv1.SchemeGroupVersion.String() || ar.Kind != "AdmissionReview":
+	case e.mistyped:
+		return nil, fmt.Errorf("%w: not of that type", ErrMalformed)
+	case version != admissionv1.SchemeGroupVersion.String() || kind != "AdmissionReview":
 		return nil, fmt.Errorf("%w: not admission.k8s.io/v1 AdmissionReview", ErrMalformed)
-	case ar.Request == nil || ar.Request.UID == "":
+	case r.Request == nil || r.Request.UID == "":
 		return nil, fmt.Errorf("%w: no request or no uid", ErrMalformed)
 	}
-	r.Request = ar.Request
 	for _, part := range []struct {
+		name  string
 		value *jsontree.Value
 		raw   *runtime.RawExtension
-	}{{&r.Object, &ar.Request.Object}, {&r.OldObject, &ar.Request.OldObject}, {&r.Options, &ar.Request.Options}} {
-		if part.value.IsNull() {
-			*part.value = jsontree.Value{}
+	}{{"object", &r.Object, &r.Request.Object}, {"oldObject", &r.OldObject, &r.Request.OldObject}, {"options", &r.Options, &r.Request.Options}} {
+		if v := said.Get(part.name); !v.IsNull() {
+			*part.value, part.raw.Raw = v, v.Raw()
 		}
-		part.raw.Raw = part.value.Raw()
 	}
-	switch ar.Request.Operation {
+	switch r.Request.Operation {
 	case admissionv1.Create, admissionv1.Update, admissionv1.Delete, admissionv1.Connect:
 		return r, nil
 	}
 	return nil, fmt.Errorf("%w: unknown operation", ErrMalformed)
 }
 
-// without is b with null in place of these values: most of its bytes, which need
-// no type to be read into. b itself stays as it is.
-func without(b []byte, values ...jsontree.Value) []byte {
-	values = slices.DeleteFunc(values, func(v jsontree.Value) bool { return v.IsNull() })
-	slices.SortFunc(values, func(x, y jsontree.Value) int {
-		a, _ := x.Span()
-		b, _ := y.Span()
-		return a - b
-	})
-	size := len(b)
-	for _, v := range values {
-		size -= len(v.Raw())
+// envelope takes what a request says beside its objects from the values that
+// were parsed: to decode the text once more took longer than to parse it. Names
+// are told apart by case and null leaves a field empty, as sigs.k8s.io/json has it.
+type envelope struct {
+	mistyped bool // something was not of its field's type
+}
+
+// of reports whether v is of that kind. What is neither, nor null, is mistyped.
+func (e *envelope) of(kind jsontree.Kind, v jsontree.Value) bool {
+	if v.IsNull() {
+		return false
 	}
-	rest, done := make([]byte, 0, size+len(values)*len("null")), 0
-	for _, v := range values {
-		from, to := v.Span()
-		rest = append(append(rest, b[done:from]...), "null"...)
-		done = to
+	e.mistyped = e.mistyped || v.Kind() != kind
+	return v.Kind() == kind
+}
+
+func (e *envelope) text(v jsontree.Value) string {
+	e.of('"', v)
+	return v.String()
+}
+
+func (e *envelope) texts(v jsontree.Value) []string {
+	if !e.of('[', v) {
+		return nil
 	}
-	return append(rest, b[done:]...)
+	all := make([]string, 0, v.Len())
+	for item := range v.Items() {
+		all = append(all, e.text(item))
+	}
+	return all
+}
+
+func (e *envelope) request(v jsontree.Value) *admissionv1.AdmissionRequest {
+	if !e.of('{', v) {
+		return nil
+	}
+	return &admissionv1.AdmissionRequest{
+		UID:                types.UID(e.text(v.Get("uid"))),
+		Kind:               e.kind(v.Get("kind")),
+		Resource:           e.resource(v.Get("resource")),
+		SubResource:        e.text(v.Get("subResource")),
+		RequestKind:        optional(v.Get("requestKind"), e.kind),
+		RequestResource:    optional(v.Get("requestResource"), e.resource),
+		RequestSubResource: e.text(v.Get("requestSubResource")),
+		Name:               e.text(v.Get("name")),
+		Namespace:          e.text(v.Get("namespace")),
+		Operation:          admissionv1.Operation(e.text(v.Get("operation"))),
+		UserInfo:           e.user(v.Get("userInfo")),
+		DryRun:             optional(v.Get("dryRun"), e.truth),
+	}
+}
+
+func (e *envelope) kind(v jsontree.Value) metav1.GroupVersionKind {
+	e.of('{', v)
+	return metav1.GroupVersionKind{Group: e.text(v.Get("group")), Version: e.text(v.Get("version")), Kind: e.text(v.Get("kind"))}
+}
+
+func (e *envelope) resource(v jsontree.Value) metav1.GroupVersionResource {
+	e.of('{', v)
+	return metav1.GroupVersionResource{Group: e.text(v.Get("group")), Version: e.text(v.Get("version")), Resource: e.text(v.Get("resource"))}
+}
+
+func (e *envelope) user(v jsontree.Value) authenticationv1.UserInfo {
+	e.of('{', v)
+	u := authenticationv1.UserInfo{Username: e.text(v.Get("username")), UID: e.text(v.Get("uid")), Groups: e.texts(v.Get("groups"))}
+	if extra := v.Get("extra"); e.of('{', extra) {
+		u.Extra = make(map[string]authenticationv1.ExtraValue, extra.Len())
+		for name, values := range extra.Members() {
+			u.Extra[name] = e.texts(values)
+		}
+	}
+	return u
+}
+
+func (e *envelope) truth(v jsontree.Value) bool {
+	e.mistyped = e.mistyped || v.Kind() != 't' && v.Kind() != 'f'
+	return v.Kind() == 't'
+}
+
+// optional is nil where there is nothing.
+func optional[T any](v jsontree.Value, read func(jsontree.Value) T) *T {
+	if v.IsNull() {
+		return nil
+	}
+	t := read(v)
+	return &t
 }
 
 // Of is the review of a request whose raw objects are still to be checked.

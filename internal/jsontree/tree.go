@@ -305,6 +305,20 @@ func (v Value) Members() iter.Seq2[string, Value] {
 	}
 }
 
+// Items are an array's items in their order.
+func (v Value) Items() iter.Seq[Value] {
+	return func(yield func(Value) bool) {
+		if v.Kind() != '[' {
+			return
+		}
+		for e := range v.values() {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
 // EscapedStrings are all strings in v, names of members included, whose text
 // isn't what they stand for.
 func (v Value) EscapedStrings() iter.Seq[string] {
