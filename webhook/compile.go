@@ -70,7 +70,7 @@ func compileLists(lists []ruleList, opts ...cel.EvalOption) (*ruleBook, field.Er
 				errs = append(errs, field.Invalid(at.Child("match"), r.Match, err.Error()))
 				continue
 			}
-			book.rules = append(book.rules, rule{Rule: r.withDefaults(), program: program, reach: reachOf(ast)})
+			book.rules = append(book.rules, rule{Rule: r.withDefaults(), env: env, ast: ast, program: program, reach: reachOf(ast)})
 		}
 	}
 	return book, errs
@@ -127,6 +127,10 @@ func (b *ruleBook) plan(env *cel.Env, ast *cel.Ast, opts []cel.EvalOption) (cel.
 	for _, ref := range ast.NativeRep().ReferenceMap() {
 		b.reads[ref.Name] = true
 	}
+	return plan(env, ast, opts)
+}
+
+func plan(env *cel.Env, ast *cel.Ast, opts []cel.EvalOption) (cel.Program, error) {
 	program, err := env.Program(ast,
 		cel.EvalOptions(append(opts, cel.OptOptimize, cel.OptTrackCost)...),
 		cel.CostLimit(celconfig.PerCallLimit), // roughly 0.1 s, as for Kubernetes' own policies

@@ -396,6 +396,17 @@ func TestNoDefaultRuleFailsOnOddObjects(t *testing.T) {
 		lines[line{f[0], f[1]}] = true
 	}
 	x := newIndex(rules)
+	shaped := map[shape]map[string]*rule{}
+	inShape := func(req *admissionv1.AdmissionRequest) map[string]*rule {
+		s := shapeOf(req)
+		if shaped[s] == nil {
+			shaped[s] = map[string]*rule{}
+			for _, r := range s.rules(x.about(s.resource)) {
+				shaped[s][r.Name] = r
+			}
+		}
+		return shaped[s]
+	}
 	judged := 0
 	for l := range lines {
 		objects := oddObjects
@@ -417,9 +428,18 @@ func TestNoDefaultRuleFailsOnOddObjects(t *testing.T) {
 						t.Fatal(err)
 					}
 					e := newEvaluation(t.Context(), r, nil, nil)
+					settled := inShape(r.req)
 					for _, rule := range x.candidates(r.req) {
 						judged++
-						if _, err := e.matches(rule); err != nil {
+						is, err := e.matches(rule)
+						if here := settled[rule.Name]; err == nil && here != nil {
+							if same, hereErr := e.matches(here); same != is || hereErr != nil {
+								t.Fatalf("rule %q says %t on %s of %q, was %q, options %q, and %t (%v) where it is settled", rule.Name, is, c.req, object, old, options, same, hereErr)
+							}
+						} else if is {
+							t.Fatalf("rule %q is left out for %s though it matches", rule.Name, c.req)
+						}
+						if err != nil {
 							t.Fatalf("rule %q fails on %s of %q, was %q, options %q: %v", rule.Name, c.req, object, old, options, err)
 						}
 					}

@@ -140,19 +140,25 @@ func union(a, b map[string]bool) map[string]bool {
 
 // admits reports whether the rule can match req.
 func (r *reach) admits(req *admissionv1.AdmissionRequest) bool {
-	in := func(set map[string]bool, v string) bool { return set == nil || set[v] }
-	return in(r.resources, req.Resource.Resource) && in(r.operations, string(req.Operation)) && in(r.groups, req.Resource.Group) &&
-		in(r.subresources, req.SubResource) && in(r.namespaces, req.Namespace)
+	return r.admitsShape(shapeOf(req)) && in(r.namespaces, req.Namespace)
 }
+
+// admitsShape reports whether the rule can match a request of that shape.
+func (r *reach) admitsShape(s shape) bool {
+	return in(r.resources, s.resource) && in(r.operations, s.operation) && in(r.groups, s.group) && in(r.subresources, s.subresource)
+}
+
+func in(set map[string]bool, v string) bool { return set == nil || set[v] }
 
 // index finds the rules that can match a request, in their order.
 type index struct {
 	byResource map[string][]*rule // those that name it, and those that name none
 	other      []*rule            // those that name no resource
+	shapes     shapes
 }
 
 func newIndex(rules []rule) index {
-	x := index{byResource: map[string][]*rule{}}
+	x := index{byResource: map[string][]*rule{}, shapes: newShapes()}
 	for i := range rules {
 		for name := range rules[i].reach.resources {
 			x.byResource[name] = nil
@@ -172,13 +178,18 @@ func newIndex(rules []rule) index {
 	return x
 }
 
+// about are the rules that can match requests with that resource.
+func (x *index) about(resource string) []*rule {
+	if of, ok := x.byResource[resource]; ok {
+		return of
+	}
+	return x.other
+}
+
 // candidates are the rules that can match req.
 func (x *index) candidates(req *admissionv1.AdmissionRequest) []*rule {
-	of, ok := x.byResource[req.Resource.Resource]
-	if !ok {
-		of = x.other
-	}
-	var can []*rule
+	of := x.shapes.rules(shapeOf(req), x.about(req.Resource.Resource))
+	can := make([]*rule, 0, len(of))
 	for _, r := range of {
 		if r.reach.admits(req) {
 			can = append(can, r)

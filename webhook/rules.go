@@ -15,6 +15,8 @@ import (
 // rule is a compiled Rule.
 type rule struct {
 	Rule
+	env     *cel.Env // that it was compiled in
+	ast     *cel.Ast
 	program cel.Program
 	reach   reach
 }
