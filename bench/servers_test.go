@@ -39,6 +39,7 @@ import (
 var (
 	scenarioDir     = flag.String("scenario", "", "run the token-review scenario and write its results to this `folder`")
 	admissionDir    = flag.String("admission", "", "run the admission scenario and write its results to this `folder`")
+	admissionPeers  = flag.Bool("admission.peers", true, "with Gatekeeper and Kyverno")
 	scenarioRounds  = flag.Int("scenario.rounds", 5, "how many rounds")
 	scenarioTokens  = flag.Int("scenario.tokens", 300_000, "how many different tokens the memory row sends; 0 leaves it out")
 	scenarioProfile = flag.Bool("scenario.profile", false, "write tipstaff's CPU profiles of the last round beside the results")
@@ -83,7 +84,10 @@ func serve() error {
 		if *serveName == "empty" {
 			handler = emptyWebhook
 		}
-		srv := &http.Server{Handler: http.HandlerFunc(handler)}
+		// As tipstaff's, and as an API server calls a webhook that isn't on its own host.
+		protocols := new(http.Protocols)
+		protocols.SetHTTP1(true)
+		srv := &http.Server{Handler: http.HandlerFunc(handler), Protocols: protocols}
 		g.Go(func() error {
 			if err := srv.ServeTLS(l, certFile(*serveDir), keyFile(*serveDir)); !errors.Is(err, http.ErrServerClosed) {
 				return err

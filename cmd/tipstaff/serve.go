@@ -175,7 +175,7 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		}
 		p.work["ingest"] = in.Run
 		p.ready["ingest"] = func(*http.Request) error { return in.Ready() }
-		p.serve("ingest", c.Ingest.Listen, c.Ingest.TLS, bodyTimeout, in.Handler(), log)
+		p.serve("ingest", c.Ingest.Listen, c.Ingest.TLS, in.Handler(), log)
 	}
 	if c.Authn == nil && c.Webhook == nil && c.Proxy == nil {
 		return p, nil
@@ -212,7 +212,7 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		p.work["authn"] = auth.Run
 		p.ready["authn"] = closed(auth.Tried(), "the issuers were not all asked yet")
 		if c.Authn.Listen != "" {
-			p.serve("authn", c.Authn.Listen, c.Authn.TLS, bodyTimeout, auth.Handler(), log)
+			p.serve("authn", c.Authn.Listen, c.Authn.TLS, auth.Handler(), log)
 		}
 	}
 	if c.Webhook != nil {
@@ -247,14 +247,16 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 			p.work["outcomes"] = store.RunReports
 		}
 		p.ready["approvals"] = synced(store.HasSynced)
-		p.serve("webhook", c.Webhook.Listen, c.Webhook.TLS, bodyTimeout, mux, log)
+		p.serve("webhook", c.Webhook.Listen, c.Webhook.TLS, mux, log)
 	}
 	if c.Proxy != nil {
 		px, err := proxy.New(*c.Proxy, rest.CopyConfig(kube), auth, revoked, masker, log)
 		if err != nil {
 			return nil, err
 		}
-		p.serve("proxy", c.Proxy.Listen, c.Proxy.TLS, 0, px.Handler(), log)
+		p.servers = append(p.servers, &httpserve.Server{
+			Name: "proxy", Listen: c.Proxy.Listen, TLS: c.Proxy.TLS, HTTP2: true, Handler: px.Handler(), Log: log,
+		})
 	}
 	return p, nil
 }
@@ -311,7 +313,8 @@ func (c *Config) buildClickHouse(p *process, log *slog.Logger) error {
 	return nil
 }
 
-func (p *process) serve(name, listen string, t httpserve.TLS, bodyTimeout time.Duration, h http.Handler, log *slog.Logger) {
+// serve adds a server that the API server calls.
+func (p *process) serve(name, listen string, t httpserve.TLS, h http.Handler, log *slog.Logger) {
 	p.servers = append(p.servers, &httpserve.Server{
 		Name: name, Listen: listen, TLS: t, BodyTimeout: bodyTimeout, Handler: h, Log: log,
 	})

@@ -38,6 +38,11 @@ type Server struct {
 	// BodyTimeout bounds the reading of one request. Zero means no bound, for
 	// the proxy's long streams.
 	BodyTimeout time.Duration
+	// HTTP2 is for clients like kubectl, which keep watches open. The API server
+	// calls webhooks by HTTP/1.1, except on its own host: there all its calls
+	// would share one connection, and those that are held would be in the way of
+	// the others once there are as many as it may have streams.
+	HTTP2 bool
 	// Handler answers.
 	Handler http.Handler
 	Log     *slog.Logger
@@ -60,6 +65,9 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		_ = l.Close() // nothing was accepted
 		return fmt.Errorf("%s: %w", s.Name, err)
 	}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(s.HTTP2)
 	srv := &http.Server{
 		Handler:           s.recover(s.onlyNamed(s.Handler)),
 		TLSConfig:         conf,
@@ -69,6 +77,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		MaxHeaderBytes:    maxHeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.Log.Handler(), slog.LevelDebug),
 		// Requests outlive the stop signal: they are drained, not cut.
+		Protocols:   protocols,
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
 	}
 	served := make(chan error, 1)
@@ -101,7 +110,10 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) tlsConfig(ctx context.Context) (*tls.Config, error) {
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"h2", "http/1.1"}}
+	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	if s.HTTP2 {
+		base.NextProtos = []string{"h2", "http/1.1"}
+	}
 	serving, err := dynamiccertificates.NewDynamicServingContentFromFiles(s.Name, s.TLS.CertFile, s.TLS.KeyFile)
 	if err != nil {
 		return nil, err

@@ -167,6 +167,25 @@ func TestOnlyNamedClientsAreAnswered(t *testing.T) {
 	}
 }
 
+func TestHTTP2IsSpokenOnlyWhereItIsAskedFor(t *testing.T) {
+	t.Parallel()
+	c := newCA(t)
+	c.issue("server", 2)
+	for _, http2 := range []bool{false, true} {
+		url := start(t, &Server{Handler: hello, HTTP2: http2, TLS: TLS{CertFile: filepath.Join(c.dir, "server.crt"), KeyFile: filepath.Join(c.dir, "server.key")}})
+		client := c.client()
+		client.Transport.(*http.Transport).ForceAttemptHTTP2 = true //nolint:errcheck,forcetypeassert // made so above
+		resp, err := client.Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if (resp.ProtoMajor == 2) != http2 {
+			t.Errorf("HTTP2 %t: spoke %s", http2, resp.Proto)
+		}
+	}
+}
+
 func TestRotatedCertificateIsServedWithoutRestart(t *testing.T) {
 	t.Parallel()
 	c := newCA(t)
