@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"errors"
 	"fmt"
 
 	admissionv1 "k8s.io/api/admission/v1"
@@ -50,6 +51,21 @@ func openReview(rev *admissionreview.Review, agent v1alpha1.Agent) (*review, err
 		}
 	}
 	return r, nil
+}
+
+// complete refuses a review without what the API server always sends
+// (admission/v1, AdmissionRequest): rules would take what isn't there for empty.
+func (r *review) complete() error {
+	object, oldObject := !r.raw.object.IsNull(), !r.raw.oldObject.IsNull()
+	switch op := r.req.Operation; {
+	case r.req.Resource.Resource == "":
+		return errors.New("the review names no resource")
+	case !object && op != admissionv1.Delete:
+		return fmt.Errorf("the review of a %s has no object", op)
+	case !oldObject && (op == admissionv1.Update || op == admissionv1.Delete):
+		return fmt.Errorf("the review of a %s has no oldObject", op)
+	}
+	return nil
 }
 
 // object is the object as the request wants it, nil where it has none. It is

@@ -139,18 +139,41 @@ func TestRetriesOfACreateMatch(t *testing.T) {
 			"spec: {volumes: [{name: kube-api-access-" + volume + ", projected: {}}, {name: data}], containers: [{volumeMounts: [{name: kube-api-access-" + mount + ", mountPath: /t}, {name: data, mountPath: /d}]}]}}"
 	}
 	const line = "CREATE core/pods shop -"
-	first := fingerprintOf(t, request(t, line, pod("u1", "1", "abcde", "abcde"), ""), testAgent)
-	if fingerprintOf(t, request(t, line, pod("u2", "2", "vwxyz", "vwxyz"), ""), testAgent) != first {
+	first := fingerprintOf(t, request(t, line, pod("u1", "1", "bcdfg", "bcdfg"), ""), testAgent)
+	if fingerprintOf(t, request(t, line, pod("u2", "2", "vwxz2", "vwxz2"), ""), testAgent) != first {
 		t.Error("a retry with a fresh uid, name and service-account volume has another fingerprint")
 	}
-	if fingerprintOf(t, request(t, line, pod("u2", "2", "vwxyz", "other"), ""), testAgent) == first {
+	if fingerprintOf(t, request(t, line, pod("u2", "2", "vwxz2", "hjklm"), ""), testAgent) == first {
 		t.Error("another mount has the same fingerprint")
 	}
-	if fingerprintOf(t, request(t, line, strings.Replace(pod("u2", "2", "vwxyz", "vwxyz"), "/t", "/x", 1), ""), testAgent) == first {
+	if fingerprintOf(t, request(t, line, strings.Replace(pod("u2", "2", "vwxz2", "vwxz2"), "/t", "/x", 1), ""), testAgent) == first {
 		t.Error("another mount path has the same fingerprint")
 	}
-	if fingerprintOf(t, request(t, "CREATE core/pods shop p-1", pod("u1", "1", "abcde", "abcde"), ""), testAgent) == first {
+	if fingerprintOf(t, request(t, "CREATE core/pods shop p-1", pod("u1", "1", "bcdfg", "bcdfg"), ""), testAgent) == first {
 		t.Error("a name that was asked for is left out")
+	}
+}
+
+// A volume whose name a client chose is content, and so is what names it.
+func TestI3_ChosenVolumeNames(t *testing.T) {
+	t.Parallel()
+	two := func(first, second string) string {
+		return "{spec: {volumes: [{name: kube-api-access-" + first + ", persistentVolumeClaim: {claimName: scratch}}, {name: kube-api-access-" + second + ", persistentVolumeClaim: {claimName: customers}}], " +
+			"containers: [{volumeDevices: [{name: kube-api-access-bcdfg, devicePath: /dev/d}]}]}}"
+	}
+	one := func(name, more string) string {
+		return "{metadata: {name: p" + more + "}, spec: {volumes: [{name: kube-api-access-" + name + ", projected: {}}], containers: [{volumeMounts: [{name: kube-api-access-" + name + ", mountPath: /t}]}]}}"
+	}
+	for name, pair := range map[string][2]string{
+		"two volumes change places":         {two("bcdfg", "vwxz2"), two("vwxz2", "bcdfg")},
+		"a name that isn't drawn":           {one("mine", ""), one("yours", "")},
+		"a name that an annotation has":     {one("bcdfg", ", annotations: {backup: 'volume kube-api-access-bcdfg'}"), one("vwxz2", ", annotations: {backup: 'volume kube-api-access-bcdfg'}")},
+		"a name that a member's name holds": {one("bcdfg", ", annotations: {backup/kube-api-access-bcdfg: x}"), one("vwxz2", ", annotations: {backup/kube-api-access-bcdfg: x}")},
+	} {
+		const line = "CREATE core/pods shop p"
+		if fingerprintOf(t, request(t, line, pair[0], ""), testAgent) == fingerprintOf(t, request(t, line, pair[1], ""), testAgent) {
+			t.Errorf("%s: one fingerprint", name)
+		}
 	}
 }
 

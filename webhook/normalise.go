@@ -1,7 +1,6 @@
 package webhook
 
 import (
-	"fmt"
 	"reflect"
 	"strings"
 
@@ -18,8 +17,8 @@ const serviceAccountVolume = "kube-api-access-"
 // from one try of the same request to the next and carries no meaning:
 // managedFields, resourceVersion, generation, creationTimestamp, a status that
 // the request doesn't change and, in an object about to be created, its fresh
-// uid, the server's random part of names and, of a Service, what it allocates. The old object keeps its uid: one
-// that was deleted and made again is another object.
+// uid, the server's random part of names and, of a Service, what it allocates. The
+// old object keeps its uid: one that was deleted and made again is another object.
 func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]any) (newObj, oldObj map[string]any) {
 	newObj, oldObj = runtime.DeepCopyJSON(object), runtime.DeepCopyJSON(oldObject)
 	if req.Resource.Group == "" && req.Resource.Resource == "services" && req.SubResource == "" && newObj != nil {
@@ -107,37 +106,67 @@ func drawnName(req *admissionv1.AdmissionRequest, object map[string]any) string 
 	return generate + "*"
 }
 
-// normaliseVolumes names a pod's service-account volumes by their order. The
-// mounts follow, so nothing but the name is lost: what a volume holds and
-// where it is mounted stays as it is.
+// normaliseVolumes renames the volume that the ServiceAccount admission plugin
+// has added to a pod, and the mounts of it. That loses nothing only where it is
+// the one volume of such a name and nothing but mounts names it, so where there
+// is more, a client has chosen that name, and all of it is content.
 func normaliseVolumes(pod map[string]any) {
 	spec, _ := pod["spec"].(map[string]any)
 	volumes, _ := spec["volumes"].([]any)
-	renamed := map[string]string{}
+	var drawn map[string]any
 	for _, v := range volumes {
 		volume, _ := v.(map[string]any)
-		name, _ := volume["name"].(string)
-		if strings.HasPrefix(name, serviceAccountVolume) && renamed[name] == "" {
-			renamed[name] = fmt.Sprintf("%s(%d)", serviceAccountVolume, len(renamed))
-			volume["name"] = renamed[name]
+		end, ok := strings.CutPrefix(stringOf(volume["name"]), serviceAccountVolume)
+		if !ok {
+			continue
 		}
+		if drawn != nil || len(end) != drawnBytes || strings.Trim(end, drawnCharacters) != "" {
+			return
+		}
+		drawn = volume
 	}
-	if len(renamed) == 0 {
+	if drawn == nil {
 		return
 	}
+	name := stringOf(drawn["name"])
+	named := []map[string]any{drawn}
 	for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
 		containers, _ := spec[list].([]any)
 		for _, c := range containers {
 			container, _ := c.(map[string]any)
 			mounts, _ := container["volumeMounts"].([]any)
 			for _, m := range mounts {
-				mount, _ := m.(map[string]any)
-				if to := renamed[stringOf(mount["name"])]; to != "" {
-					mount["name"] = to
+				if mount, _ := m.(map[string]any); stringOf(mount["name"]) == name {
+					named = append(named, mount)
 				}
 			}
 		}
 	}
+	if mentions(pod, name) != len(named) {
+		return
+	}
+	for _, n := range named {
+		n["name"] = serviceAccountVolume + "*"
+	}
+}
+
+// mentions counts the strings in v that hold text, names of members included.
+func mentions(v any, text string) (n int) {
+	switch v := v.(type) {
+	case string:
+		if strings.Contains(v, text) {
+			n++
+		}
+	case map[string]any:
+		for k, e := range v {
+			n += mentions(k, text) + mentions(e, text)
+		}
+	case []any:
+		for _, e := range v {
+			n += mentions(e, text)
+		}
+	}
+	return n
 }
 
 // normaliseService drops what the API server has allocated for a Service, new

@@ -30,7 +30,7 @@ func TestI2_NoConfigLetsAnAgentDecide(t *testing.T) {
 		{"an approval", "CREATE tipstaff.dev/approvals - a", "{}", "", group},
 		{"a decision", "UPDATE tipstaff.dev/approvals/status - a", "{}", "{}", group},
 		{"an approval that goes", "DELETE tipstaff.dev/approvals - a", "", "{}", group},
-		{"all approvals", "DELETE tipstaff.dev/approvals -", "", "", group},
+		{"all approvals", "DELETE tipstaff.dev/approvals -", "", "{metadata: {name: a}}", group},
 		{"a revocation", "CREATE tipstaff.dev/revocations - r", "{}", "", group},
 		{"a revocation that is lifted", "DELETE tipstaff.dev/revocations - r", "", "{}", group},
 		{"a grant that is changed", "UPDATE tipstaff.dev/grants - g", "{}", "{}", group},

@@ -167,6 +167,9 @@ func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp
 func (w *Webhook) judge(ctx context.Context, rev *admissionreview.Review, agent v1alpha1.Agent) (*admissionv1.AdmissionResponse, error) {
 	req := rev.Request
 	r, err := openReview(rev, agent)
+	if err == nil {
+		err = r.complete()
+	}
 	if err != nil {
 		return nil, err
 	}

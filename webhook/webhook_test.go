@@ -89,6 +89,30 @@ func (f fakeRevoked) Revoked(v1alpha1.Agent) (string, bool, error) { return f() 
 
 var notRevoked = fakeRevoked(func() (string, bool, error) { return "", false, nil })
 
+// The rules would take what isn't there for empty, and let it through.
+func TestI4_AnIncompleteReviewIsRefused(t *testing.T) {
+	t.Parallel()
+	whole := map[string]string{"CREATE": `,"object":{}`, "UPDATE": `,"object":{},"oldObject":{}`, "DELETE": `,"oldObject":{}`, "CONNECT": `,"object":{}`}
+	for _, tt := range []struct {
+		operation, objects string
+		allowed            bool
+	}{
+		{"CREATE", "", false}, {"CREATE", `,"object":null`, false}, {"CREATE", `,"oldObject":{}`, false},
+		{"UPDATE", "", false}, {"UPDATE", `,"object":{}`, false}, {"UPDATE", `,"oldObject":{}`, false},
+		{"DELETE", "", false}, {"DELETE", `,"object":{}`, false}, {"CONNECT", "", false},
+		{"CREATE", whole["CREATE"], true}, {"UPDATE", whole["UPDATE"], true}, {"DELETE", whole["DELETE"], true}, {"CONNECT", whole["CONNECT"], true},
+	} {
+		body := `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"u","resource":{"version":"v1","resource":"pods"},"name":"n","namespace":"shop",` +
+			`"userInfo":{"username":"agent:ci:bot","groups":["tipstaff:agents"],"extra":{"tipstaff.dev/issuer":["ci"],"tipstaff.dev/run":["run-1"]}},"operation":"` + tt.operation + `"` + tt.objects + `}}`
+		rec := httptest.NewRecorder()
+		newWebhook(t, &fakeApprovals{t: t}, notRevoked, allowAll).Handler().ServeHTTP(rec, httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/changes", strings.NewReader(body)))
+		var out admissionv1.AdmissionReview
+		if err := json.Unmarshal(rec.Body.Bytes(), &out); err != nil || out.Response.Allowed != tt.allowed {
+			t.Errorf("%s%s: %d %s", tt.operation, tt.objects, rec.Code, rec.Body)
+		}
+	}
+}
+
 func newWebhook(t testing.TB, ap Approvals, rv Revoked, cfg Config) *Webhook {
 	t.Helper()
 	m, err := mask.New(bytes.Repeat([]byte{7}, 32))
@@ -407,7 +431,7 @@ func TestI4_EveryFailureRefuses(t *testing.T) {
 
 func TestI4_MalformedReviewsAreRefused(t *testing.T) {
 	t.Parallel()
-	const good = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","operation":"CREATE"`
+	const good = `{"apiVersion":"admission.k8s.io/v1","kind":"AdmissionReview","request":{"uid":"1","userInfo":{"username":"u"},"operation":"CREATE"`
 	tests := []struct {
 		name, body string
 		want       int
@@ -419,7 +443,8 @@ func TestI4_MalformedReviewsAreRefused(t *testing.T) {
 		{"the old version", strings.Replace(good, "/v1", "/v1beta1", 1) + "}}", 400},
 		{"an unknown operation", strings.Replace(good, "CREATE", "PATCH", 1) + "}}", 400},
 		{"a field of the object given twice", good + `,"object":{"a":{"b":1,"b":2}}}}`, 400},
-		{"the user given twice", good + `,"userInfo":{},"userInfo":{"groups":[]}}}`, 400},
+		{"the user given twice", good + `,"userInfo":{"username":"u"}}}`, 400},
+		{"no user", strings.Replace(good, `"u"`, `""`, 1) + `}}`, 400},
 		{"text after the end", good + `}} x`, 400},
 		{"more than the cap", good + `,"object":{"a":"` + strings.Repeat("x", maxReviewBytes) + `"}}}`, 413},
 		{"the control: a good one is answered", good + `}}`, 200},

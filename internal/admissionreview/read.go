@@ -64,6 +64,8 @@ func Parse(b []byte) (*Review, error) {
 		return nil, fmt.Errorf("%w: not admission.k8s.io/v1 AdmissionReview", ErrMalformed)
 	case r.Request == nil || r.Request.UID == "":
 		return nil, fmt.Errorf("%w: no request or no uid", ErrMalformed)
+	case r.Request.UserInfo.Username == "":
+		return nil, fmt.Errorf("%w: no user", ErrMalformed) // everybody has a name, system:anonymous too
 	}
 	for _, part := range []struct {
 		name  string
