@@ -68,10 +68,18 @@ func (d Decision) Validate() error {
 		return errors.New("break-glass approves: a denial needs none")
 	case d.BreakGlass && strings.TrimSpace(d.Reason) == "":
 		return errors.New("break-glass needs a reason: it is kept for ever")
-	case !utf8.ValidString(d.Reason) || strings.ContainsFunc(d.Reason, hidden):
+	}
+	return refuseReason(d.Reason)
+}
+
+// refuseReason says what is wrong with the reason of a decision: it goes to the
+// agent, into events and the record.
+func refuseReason(reason string) error {
+	switch {
+	case !utf8.ValidString(reason) || strings.ContainsFunc(reason, hidden):
 		return errors.New("the reason is one line of text: it holds a line break or another character that can't be seen")
-	case utf8.RuneCountInString(d.Reason) > maxReasonRunes:
-		return fmt.Errorf("the reason has %d characters: at most %d", utf8.RuneCountInString(d.Reason), maxReasonRunes)
+	case utf8.RuneCountInString(reason) > maxReasonRunes:
+		return fmt.Errorf("the reason has %d characters: at most %d", utf8.RuneCountInString(reason), maxReasonRunes)
 	}
 	return nil
 }

@@ -226,6 +226,13 @@ func refuseDecision(a *v1alpha1.Approval, d v1alpha1.Decision, user authenticati
 	if d.BreakGlass && !breaksGlass(a, d) {
 		return "break-glass approves, with a reason"
 	}
+	if why := refuseReason(d.Reason); why != nil {
+		return why.Error()
+	}
+	// The other ways are for who speaks for people, and there is none yet.
+	if d.Via != v1alpha1.ViaKubectl {
+		return fmt.Sprintf("a decision that a person writes came via %s", v1alpha1.ViaKubectl)
+	}
 	if skew := now.Sub(d.At.Time); skew > maxSkew || skew < -maxSkew {
 		return "the decision's time is more than 5 minutes off"
 	}

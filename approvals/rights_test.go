@@ -98,6 +98,16 @@ func TestI2_WhoMayChangeWhat(t *testing.T) {
 			d.Reason = " "
 			decide(d)(a)
 		}, want: "needs a reason"},
+		{name: "a reason that hides something is refused", user: alice, new: func(a *v1alpha1.Approval) {
+			d := approve
+			d.Reason = "fine\u202e"
+			decide(d)(a)
+		}, want: "can't be seen"},
+		{name: "nobody says that it came another way than it did", user: alice, new: func(a *v1alpha1.Approval) {
+			d := approve
+			d.Via = "slack"
+			decide(d)(a)
+		}, want: "came via kubectl"},
 		{name: "a verdict of another word is refused", user: alice, new: decide(decision("alice", "Maybe")), want: "Approve or Deny"},
 		{name: "a decision of yesterday is refused", user: alice, new: func(a *v1alpha1.Approval) {
 			d := approve

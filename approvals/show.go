@@ -69,6 +69,7 @@ func facts(a *v1alpha1.Approval, now time.Time) []fact {
 		{label: "Phase", text: phaseLine(a, now)},
 		{label: "Action", text: sp.Action},
 		{label: "Request", text: requestLine(&sp.Request)},
+		{label: "Options", text: sp.Request.Options},
 		{label: "Risk", text: string(sp.Risk)},
 		{label: "Rule", text: sp.Rule},
 		{label: "Message", text: sp.Message},

@@ -56,6 +56,8 @@ func again(a *v1alpha1.Approval, t v1alpha1.Try, now time.Time) (wait time.Durat
 		return 0, "it was not used"
 	case phaseUnused(a, now) != v1alpha1.PhaseApproved:
 		return 0, "it no longer stands"
+	case use.Outcome != nil && use.Outcome.Code < http.StatusBadRequest:
+		return 0, "its request was carried out"
 	case use.Tries >= maxTries:
 		return 0, fmt.Sprintf("it was tried %d times", use.Tries)
 	}

@@ -56,6 +56,8 @@ func TestI3_AgainOnlyWhereNothingWasCarriedOut(t *testing.T) {
 		{"delete: not after the window", usedAt("DELETE", retryWindow+time.Second), try(v1alpha1.ProofDelete, "8", 2), never},
 		{"delete: another object is another request", usedAt("DELETE", time.Second), v1alpha1.Try{ObjectUID: "p", ResourceVersion: "8", Proof: v1alpha1.ProofDelete}, never},
 		{"delete: told that it was refused, it goes at once", usedAt("DELETE", time.Second, ended(403, 0)), try(v1alpha1.ProofDelete, "7", 2), 0},
+		{"delete: told that it was carried out, it is over", usedAt("DELETE", time.Second, ended(200, 0)), try(v1alpha1.ProofDelete, "8", 2), never},
+		{"update: told that it was carried out, it is over", usedAt("UPDATE", time.Second, ended(200, 0)), try(v1alpha1.ProofGeneration, "8", 2), never},
 		{"update: a conflict's retry at the same generation goes at once", usedAt("UPDATE", time.Second), try(v1alpha1.ProofGeneration, "8", 2), 0},
 		{"update: the generation moved, so it may be this that moved it", usedAt("UPDATE", time.Second), try(v1alpha1.ProofGeneration, "8", 3), never},
 		{"update: no generation, another version", usedAt("UPDATE", time.Second), try(v1alpha1.ProofVersion, "8", 0), never},

@@ -1,6 +1,7 @@
 package ingest
 
 import (
+	"net/http"
 	"regexp"
 	"strings"
 	"unicode"
@@ -46,8 +47,7 @@ func outcomeOf(ev *event) (Outcome, bool) {
 	note := func(name string) string { return ev.Annotations[v1alpha1.WebhookName+"/"+name] }
 	o := Outcome{Approval: note(v1alpha1.AnnotationApproval), Use: note(v1alpha1.AnnotationUse)}
 	switch {
-	case ev.Stage != "ResponseComplete" && ev.Stage != "Panic",
-		note(v1alpha1.AnnotationVerdict) != "approved", !approvalName.MatchString(o.Approval), !useUID.MatchString(o.Use):
+	case ev.Stage != "ResponseComplete" && ev.Stage != "Panic", !approvalName.MatchString(o.Approval), !useUID.MatchString(o.Use):
 		return Outcome{}, false
 	case ev.Verb == "deletecollection":
 		// One event for many objects: its code says nothing of any one of them.
@@ -58,7 +58,18 @@ func outcomeOf(ev *event) (Outcome, bool) {
 		return Outcome{}, false
 	}
 	o.Code, o.Message = st.Code, plain(st.Message)
-	return o, true
+	switch note(v1alpha1.AnnotationVerdict) {
+	case "approved":
+		return o, true
+	case "denied":
+		// The use stands, and its request was refused after all, by the webhook
+		// itself: whatever the API server made of that, nothing was carried out.
+		if st.Code >= http.StatusBadRequest {
+			o.Code = http.StatusForbidden
+			return o, true
+		}
+	}
+	return Outcome{}, false
 }
 
 // plain cuts s to what an approval takes, without control characters.

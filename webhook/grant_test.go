@@ -280,7 +280,7 @@ func TestI5_WhoIsNoAgentIsNotJudged(t *testing.T) {
 	} {
 		req := request(t, "DELETE core/pods shop p", "", "{}")
 		req.UserInfo = u
-		if resp := post(t, w, req); !resp.Allowed || len(resp.Warnings) > 0 || len(resp.AuditAnnotations) > 0 {
+		if resp := post(t, w, req); !resp.Allowed || len(resp.Warnings) > 0 || len(resp.AuditAnnotations) != 1 || resp.AuditAnnotations[v1alpha1.AnnotationReason] != "not an agent" {
 			t.Errorf("%s: %+v", u.Username, resp)
 		}
 	}

@@ -2,6 +2,8 @@ package webhook
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -71,12 +73,13 @@ func (w *waiters) enter(run v1alpha1.RunKey) (leave func(), full string) {
 
 // hold answers a request that a rule holds.
 func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1.AdmissionResponse, error) {
-	spec, show, err := w.spec(r, d)
-	if err != nil {
-		return nil, err
+	if err := showable(r.raw.object, r.raw.oldObject, r.raw.options); err != nil {
+		rule := d.terms().Name
+		return denied(forbidden(r.req, fmt.Sprintf("%s needs an approval (rule %q), and nobody can be shown it: %s. Nothing has changed.", r.action(), rule, err),
+			causes(ReasonRule, rule, nil, true)), rule, "cannot be shown"), nil
 	}
 	t := tryOf(r)
-	a, err := w.approvals.Ensure(ctx, spec, t, show)
+	spec, a, err := w.ensure(ctx, r, d, t)
 	switch {
 	case errors.Is(err, v1alpha1.ErrTooMany):
 		return w.tooMany(r, spec.Rule), nil
@@ -103,6 +106,54 @@ func (w *Webhook) hold(ctx context.Context, r *review, d decision) (*admissionv1
 		return w.use(ctx, r, d, a, t)
 	}
 	return w.notYet(r, d, a, waited), nil
+}
+
+// maxRendered is how many bytes of objects are compared and shown at once, which
+// takes tens of times as much memory. Whoever comes then waits.
+const maxRendered = 16 << 20
+
+// ensure finds or opens the approval of a request that can be shown.
+func (w *Webhook) ensure(ctx context.Context, r *review, d decision, t v1alpha1.Try) (v1alpha1.ApprovalSpec, *v1alpha1.Approval, error) {
+	size := min(maxRendered, int64(len(r.raw.object.Raw())+len(r.raw.oldObject.Raw())+len(r.raw.options.Raw())))
+	if err := w.rendering.Acquire(ctx, size); err != nil {
+		return v1alpha1.ApprovalSpec{}, nil, fmt.Errorf("wait until other changes are shown: %w", err)
+	}
+	defer w.rendering.Release(size)
+	spec, show, err := w.spec(r, d)
+	if err != nil {
+		return spec, nil, err
+	}
+	a, err := w.approvals.Ensure(ctx, spec, t, show)
+	return spec, a, err
+}
+
+// maxOptions is how much of a request's options is shown. What the API server
+// takes has a few words.
+const maxOptions = 2048
+
+// shownOptions are the options of a request that change what it does. Empty
+// where there are none.
+func shownOptions(options map[string]any) string {
+	said := map[string]any{}
+	for name, v := range options {
+		switch name {
+		case "kind", "apiVersion", "dryRun", "fieldManager", "fieldValidation":
+		default:
+			said[name] = v
+		}
+	}
+	if len(said) == 0 {
+		return ""
+	}
+	b, err := json.Marshal(said)
+	if err != nil {
+		return "(not JSON)"
+	}
+	text := visible(string(b))
+	if len(text) > maxOptions {
+		return fmt.Sprintf("%s... (%d bytes, sha256 %x)", shortened(text, maxOptions/2), len(text), sha256.Sum256([]byte(text)))
+	}
+	return text
 }
 
 // tooMany refuses for now what would need one approval too many.
@@ -180,7 +231,7 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 	}
 	used, err := w.approvals.Use(ctx, a.Name, t)
 	if err != nil {
-		return nil, fmt.Errorf("use approval %s: %w", a.Name, err)
+		return nil, &unsureUse{a.Name, err}
 	}
 	if used.Status.Phase != v1alpha1.PhaseUsed || used.Status.Use == nil || used.Status.Use.RequestUID != string(r.req.UID) {
 		return w.notYet(r, d, used, 0), nil
@@ -197,6 +248,24 @@ func (w *Webhook) use(ctx context.Context, r *review, d decision, a *v1alpha1.Ap
 			v1alpha1.AnnotationUse: string(r.req.UID),
 		},
 	}, nil
+}
+
+// unsureUse means that the approval may stand used for a request that is refused.
+type unsureUse struct {
+	approval string
+	err      error
+}
+
+func (e *unsureUse) Error() string { return fmt.Sprintf("use approval %s: %v", e.approval, e.err) }
+func (e *unsureUse) Unwrap() error { return e.err }
+
+// tooLate refuses what was let through, or may have been, too late for anybody
+// to hear it. The audit trail is told whose use came to nothing, so that the
+// approval is.
+func tooLate(req *admissionv1.AdmissionRequest, approval string) *admissionv1.AdmissionResponse {
+	resp := unchecked(req)
+	resp.AuditAnnotations[v1alpha1.AnnotationApproval], resp.AuditAnnotations[v1alpha1.AnnotationUse] = approval, string(req.UID)
+	return resp
 }
 
 // notYet refuses with what stands: still held, denied, expired, cancelled, or used by another.
@@ -243,14 +312,10 @@ func (w *Webhook) spec(r *review, d decision) (spec v1alpha1.ApprovalSpec, show 
 				scope.Object(obj)
 			}
 		}
-		var err error
-		spec.Diff, spec.DiffBytes, err = diff(oldObj, newObj)
-		return err
+		spec.Diff, spec.DiffBytes = diff(oldObj, newObj)
+		return nil
 	}
-	rule := Rule{Name: defaultRuleName, Approvers: []string{DefaultApprovers}}.withDefaults()
-	if d.rule != nil {
-		rule = d.rule.Rule
-	}
+	rule := d.terms()
 	return v1alpha1.ApprovalSpec{
 		Fingerprint: fp,
 		Agent:       r.agent,
@@ -258,9 +323,10 @@ func (w *Webhook) spec(r *review, d decision) (spec v1alpha1.ApprovalSpec, show 
 			Operation: string(r.req.Operation),
 			Group:     r.req.Resource.Group, Version: r.req.Resource.Version, Resource: r.req.Resource.Resource,
 			Subresource: r.req.SubResource, Namespace: r.req.Namespace, Name: nameOf(r.req, r.object, r.oldObject),
+			Options: shownOptions(r.options()),
 		},
 		Action: r.action(),
-		Rule:   rule.Name, Risk: rule.Risk, Message: rule.Message + failedText(d.failed),
+		Rule:   rule.Name, Risk: rule.Risk, Message: rule.Message,
 		Approvers: rule.Approvers, Quorum: rule.Quorum, BreakGlass: rule.BreakGlass, OwnerMayDecide: rule.OwnerMayDecide,
 		// Seconds are what the API server keeps.
 		ExpiresAt: metav1.NewTime(w.now().Add(rule.TimeToLive.Duration).UTC().Truncate(time.Second)),

@@ -18,6 +18,8 @@ type metrics struct {
 	waiting  prometheus.Gauge
 	waited   prometheus.Histogram
 	full     *prometheus.CounterVec
+	// strangers are no agents, and were sent to us all the same.
+	strangers prometheus.Counter
 }
 
 func newMetrics() *metrics {
@@ -48,13 +50,17 @@ func newMetrics() *metrics {
 			Name: "tipstaff_admission_waiting_full_total",
 			Help: "Held requests that were answered at once because too many wait inline already, of the run or of the whole cluster.",
 		}, []string{"of"}),
+		strangers: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "tipstaff_admission_not_agents_total",
+			Help: "Reviews of those who are no agents by this config, let through. The webhook configuration sends agents only: any increase means that it and clusterAgents differ.",
+		}),
 	}
 }
 
 // Collectors are the metrics of w.
 func (w *Webhook) Collectors() []prometheus.Collector {
 	m := w.metrics
-	return []prometheus.Collector{m.verdicts, m.refusals, m.taking, m.waiting, m.waited, m.full}
+	return []prometheus.Collector{m.verdicts, m.refusals, m.taking, m.waiting, m.waited, m.full, m.strangers}
 }
 
 // judged counts one answer by what stands in it: the audit annotations and the

@@ -2,8 +2,10 @@ package webhook
 
 import (
 	"encoding/json"
+	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	admissionv1 "k8s.io/api/admission/v1"
 	authenticationv1 "k8s.io/api/authentication/v1"
@@ -102,7 +104,9 @@ func TestRuleValidation(t *testing.T) {
 func TestDecide(t *testing.T) {
 	t.Parallel()
 	named := func(v Verdict) *rule { return &rule{Rule: Rule{Name: string(v), Verdict: v}} }
-	a, h, d := named(Allow), named(Hold), named(Deny)
+	a, h, d, e := named(Allow), named(Hold), named(Deny), named(Deny)
+	critical, two := named(Hold), named(Hold)
+	critical.Risk, h.Risk, two.Risk, two.Quorum, e.Name = "critical", "low", "low", 2, "e"
 	tests := []struct {
 		name     string
 		findings []finding
@@ -116,15 +120,51 @@ func TestDecide(t *testing.T) {
 		{"a hold rule that failed holds", []finding{{rule: h, failed: true}, {rule: a}}, Allow, decision{verdict: Hold, rule: h, failed: true}},
 		{"a deny rule that failed denies", []finding{{rule: h}, {rule: d, failed: true}}, Allow, decision{verdict: Deny, rule: d, failed: true}},
 		{"an allow rule that failed allows nothing", []finding{{rule: a, failed: true}}, Deny, decision{verdict: Deny}},
-		{"one that was evaluated speaks before one that failed", []finding{{rule: d, failed: true}, {rule: d}}, Allow, decision{verdict: Deny, rule: d}},
+		{"one that was evaluated speaks before one that failed", []finding{{rule: d, failed: true}, {rule: e}}, Allow, decision{verdict: Deny, rule: e, others: []finding{{rule: d, failed: true}}}},
+		{"the higher risk speaks", []finding{{rule: h}, {rule: critical}}, Allow, decision{verdict: Hold, rule: critical, others: []finding{{rule: h}}}},
+		{"the larger quorum speaks", []finding{{rule: h}, {rule: two}, {rule: a}}, Allow, decision{verdict: Hold, rule: two, others: []finding{{rule: h}}}},
+		{"of equals the first speaks", []finding{{rule: d}, {rule: e}}, Allow, decision{verdict: Deny, rule: d, others: []finding{{rule: e}}}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
-			if got := decide(tt.findings, tt.fallback); got != tt.want {
+			if got := decide(tt.findings, tt.fallback); !reflect.DeepEqual(got, tt.want) {
 				t.Errorf("got %+v, want %+v", got, tt.want)
 			}
 		})
+	}
+}
+
+// An agent must not choose who decides by what it adds to a change.
+func TestTermsAreTheStrictestOfAllRulesThatHold(t *testing.T) {
+	t.Parallel()
+	rule := func(r Rule) finding {
+		r.Verdict = Hold
+		return finding{rule: &rule{Rule: r.withDefaults()}}
+	}
+	devs := rule(Rule{Name: "big", Risk: "low", Approvers: []string{"devs", "leads"}, BreakGlass: []string{"oncall"}, OwnerMayDecide: true, Message: "many replicas"})
+	security := rule(Rule{Name: "privileged", Risk: "critical", Quorum: 2, Approvers: []string{"security"}, TimeToLive: metav1.Duration{Duration: time.Minute}, Message: "owns the node"})
+	leads := rule(Rule{Name: "odd", Risk: "medium", Approvers: []string{"leads"}, BreakGlass: []string{"oncall", "chief"}})
+	leads.failed = true
+	for _, tt := range []struct {
+		name     string
+		findings []finding
+		want     Rule
+	}{
+		{"one rule is as it is", []finding{devs}, devs.rule.Rule},
+		{"who decides on the worst decides, no quicker and not the owner", []finding{devs, security}, Rule{
+			Name: "privileged", Verdict: Hold, Risk: "critical", Quorum: 2, Approvers: []string{"security"}, TimeToLive: metav1.Duration{Duration: time.Minute},
+			Message: "owns the node; also held by big (low): many replicas"}},
+		{"who may decide on both decides", []finding{devs, leads}, Rule{
+			Name: "big", Verdict: Hold, Risk: "low", Quorum: 1, Approvers: []string{"leads"}, BreakGlass: []string{"oncall"}, TimeToLive: metav1.Duration{Duration: DefaultTimeToLive},
+			Message: "many replicas; also held by odd (medium" + failedText(true) + ")"}},
+	} {
+		if got := decide(tt.findings, Allow).terms(); !reflect.DeepEqual(got, tt.want) {
+			t.Errorf("%s: got %+v, want %+v", tt.name, got, tt.want)
+		}
+	}
+	if got := (decision{verdict: Hold}).terms(); got.Name != defaultRuleName || got.Quorum != 1 || len(got.Approvers) != 1 {
+		t.Errorf("the default holds under %+v", got)
 	}
 }
 

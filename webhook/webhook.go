@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
@@ -44,6 +45,7 @@ type Webhook struct {
 	limits    *access.Limits
 	masker    *mask.Masker
 	waiters   waiters
+	rendering *semaphore.Weighted // bytes
 	clients   clients
 	metrics   *metrics
 	now       func() time.Time
@@ -67,7 +69,7 @@ func New(cfg Config, approvals Approvals, revoked Revoked, agents *clusteragents
 	w := &Webhook{
 		rules: rules, inline: cfg.InlineWait.Duration,
 		approvals: approvals, revoked: revoked, agents: agents, limits: limits, masker: masker, now: time.Now, log: log,
-		metrics: newMetrics(),
+		metrics: newMetrics(), rendering: semaphore.NewWeighted(maxRendered),
 	}
 	if w.inline == 0 {
 		w.inline = DefaultInlineWait
@@ -148,7 +150,12 @@ func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp
 	}
 	agent, is := w.agents.AgentOf(req.UserInfo.Username, req.UserInfo.Groups, extra)
 	if !is {
-		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true}
+		// matchConditions send agents only: one that this config doesn't count
+		// among them means that the two have drifted apart.
+		w.metrics.strangers.Inc()
+		w.log.WarnContext(ctx, "a review of somebody who is no agent by this config was let through: bring the webhook configuration and clusterAgents in step",
+			"user", req.UserInfo.Username)
+		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true, AuditAnnotations: map[string]string{v1alpha1.AnnotationReason: "not an agent"}}
 	}
 	counts = true
 	resp, err := w.judge(ctx, rev, agent)
@@ -158,6 +165,13 @@ func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp
 	if err != nil {
 		w.log.ErrorContext(ctx, "change could not be checked, refused", "run", agent.Run,
 			"operation", string(req.Operation), "resource", req.Resource.Resource, "subresource", req.SubResource, "error", err)
+		var unsure *unsureUse
+		switch {
+		case errors.As(err, &unsure):
+			return tooLate(req, unsure.approval)
+		case resp != nil && resp.AuditAnnotations[v1alpha1.AnnotationUse] != "":
+			return tooLate(req, resp.AuditAnnotations[v1alpha1.AnnotationApproval])
+		}
 		return unchecked(req)
 	}
 	return resp
@@ -215,6 +229,11 @@ func (w *Webhook) judge(ctx context.Context, rev *admissionreview.Review, agent 
 		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true, AuditAnnotations: notes}, nil
 	case Hold:
 		if req.DryRun != nil && *req.DryRun {
+			if req.Resource.Group == "" && req.Resource.Resource == "serviceaccounts" && req.SubResource == "token" {
+				// The API server issues it all the same (kubernetes v1.37, registry/core/serviceaccount/storage/token.go).
+				return denied(forbidden(req, fmt.Sprintf("%s is held by rule %q, and a dry run of it gives a real token. Nothing has changed.", r.action(), name),
+					causes(ReasonRule, name, nil, true)), name, "a dry run that is none"), nil
+			}
 			return &admissionv1.AdmissionResponse{
 				UID: req.UID, Allowed: true,
 				Warnings:         []string{visible(fmt.Sprintf("%s would be held by rule %q", r.action(), name))},

@@ -100,6 +100,10 @@ type Request struct {
 	Subresource string `json:"subresource,omitempty"`
 	Namespace   string `json:"namespace,omitempty"`
 	Name        string `json:"name,omitempty"`
+	// Options are those of the request's options that change what it does, as
+	// JSON: propagationPolicy, gracePeriodSeconds, preconditions, force and so on.
+	// +kubebuilder:validation:MaxLength=4096
+	Options string `json:"options,omitempty"`
 }
 
 // Phase is where an approval stands.
@@ -126,6 +130,9 @@ const (
 	VerdictApprove Verdict = "Approve"
 	VerdictDeny    Verdict = "Deny"
 )
+
+// ViaKubectl is how a decision came that a person wrote with any Kubernetes client.
+const ViaKubectl = "kubectl"
 
 // Decision is one person's word on an approval.
 type Decision struct {

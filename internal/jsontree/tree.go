@@ -221,6 +221,25 @@ func (v Value) Len() int {
 	return int(v.node().length)
 }
 
+// Size is how many values v is, itself included, and how deep they are nested.
+func (v Value) Size() (values, depth int) {
+	if v.d == nil {
+		return 0, 0
+	}
+	var open []int32 // where the containers end
+	end := v.node().next
+	for i := v.i; i < end; i++ {
+		for len(open) > 0 && open[len(open)-1] <= i {
+			open = open[:len(open)-1]
+		}
+		if n := &v.d.nodes[i]; n.kind == '{' || n.kind == '[' {
+			open = append(open, n.next)
+			depth = max(depth, len(open))
+		}
+	}
+	return int(end - v.i), depth
+}
+
 // String is the string that v is, and empty where it is none.
 func (v Value) String() string {
 	if v.Kind() != '"' {
