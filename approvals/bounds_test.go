@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"time"
 
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/controller-runtime/pkg/client/interceptor"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -98,5 +100,66 @@ func TestOnlyAnOpenedApprovalIsShown(t *testing.T) {
 	broken := errors.New("no YAML")
 	if _, err := s.Ensure(t.Context(), spec("b"), v1alpha1.Try{}, func(*v1alpha1.ApprovalSpec) error { return broken }); !errors.Is(err, broken) {
 		t.Errorf("what can't be shown is opened: %v", err)
+	}
+}
+
+// Finished approvals don't wait for anybody, and fill etcd all the same.
+func TestWhatIsKeptIsBounded(t *testing.T) {
+	t.Parallel()
+	s := world(t, "tipstaff", interceptor.Funcs{})
+	greedy, modest := requestOf("greedy", 0).Agent.Key(), requestOf("modest", 0).Agent.Key()
+	full := func(run v1alpha1.RunKey) bool {
+		err := s.bounded(run)
+		if err != nil && !errors.Is(err, v1alpha1.ErrTooMany) {
+			t.Fatal(err)
+		}
+		return err != nil
+	}
+	add := func(run string, i int, diffBytes int64) {
+		a := &v1alpha1.Approval{ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("%s-%d", run, i)}, Spec: requestOf(run, i)}
+		a.Labels = map[string]string{v1alpha1.LabelRunKey: string(a.Spec.Agent.Key())}
+		a.Spec.DiffBytes, a.Status.Phase = diffBytes, v1alpha1.PhaseExpired
+		if err := s.informer.GetIndexer().Add(a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const mostOf = maxBytesPerRun / (68 << 10)
+	for i := range mostOf {
+		add("greedy", i, 3<<20) // cut to what is kept
+	}
+	if full(greedy) {
+		t.Errorf("%d large ones are too many", mostOf)
+	}
+	add("greedy", mostOf, 64<<10)
+	if !full(greedy) || full(modest) {
+		t.Errorf("greedy is bounded: %t, and modest: %t", full(greedy), full(modest))
+	}
+	for i := range maxBytes / maxBytesPerRun * (mostOf + 1) {
+		add(fmt.Sprintf("run-%d", i%100), i, 64<<10)
+	}
+	if !full(modest) {
+		t.Error("the cluster is not bounded")
+	}
+}
+
+func TestUndecidedOnesGoSoon(t *testing.T) {
+	t.Parallel()
+	s := &Store{retention: DefaultRetention}
+	a := &v1alpha1.Approval{}
+	if got := s.keep(a, v1alpha1.PhaseExpired); got != maxUndecided {
+		t.Errorf("one that nobody looked at is kept for %s", got)
+	}
+	for _, p := range []v1alpha1.Phase{v1alpha1.PhaseDenied, v1alpha1.PhaseUsed, v1alpha1.PhaseCancelled} {
+		if got := s.keep(a, p); got != DefaultRetention {
+			t.Errorf("%s: kept for %s", p, got)
+		}
+	}
+	a.Status.Decisions = []v1alpha1.Decision{{By: "alice", Verdict: v1alpha1.VerdictApprove}}
+	if got := s.keep(a, v1alpha1.PhaseExpired); got != DefaultRetention {
+		t.Errorf("one that somebody approved is kept for %s", got)
+	}
+	s.retention = time.Minute
+	if got := s.keep(&v1alpha1.Approval{}, v1alpha1.PhaseExpired); got != time.Minute {
+		t.Errorf("past the retention: %s", got)
 	}
 }

@@ -13,7 +13,8 @@ const DefaultRetention = 168 * time.Hour
 // Config is the "approvals" section of the file.
 type Config struct {
 	// Retention is how long a finished approval stays in the API server; its
-	// record stays in the audit log. Zero means 168h.
+	// record stays in the audit log. One that expired with no decision at all
+	// stays for an hour at most. Zero means 168h.
 	Retention metav1.Duration `json:"retention,omitempty"`
 }
 

@@ -25,11 +25,12 @@ const workers = 4
 const (
 	indexFingerprint = "fingerprint" // by their label
 	indexPending     = "pending"     // those that wait for a decision: by their run's key, and by allRuns
+	indexRun         = "run"         // all of them: by their run's key, and by allRuns
 	allRuns          = "*"
 )
 
 // newInformer watches approvals. It keeps them without the difference, which is
-// up to 256 KiB and which only people need.
+// up to 64 KiB and which only people need.
 func newInformer(c client.WithWatch) cache.SharedIndexInformer {
 	informer := cache.NewSharedIndexInformer(cache.ToListWatcherWithWatchListSemantics(&cache.ListWatch{
 		ListWithContextFunc: func(ctx context.Context, o metav1.ListOptions) (runtime.Object, error) {
@@ -48,6 +49,12 @@ func newInformer(c client.WithWatch) cache.SharedIndexInformer {
 		},
 		indexPending: func(obj any) ([]string, error) {
 			if a, ok := obj.(*v1alpha1.Approval); ok && (a.Status.Phase == "" || a.Status.Phase == v1alpha1.PhasePending) {
+				return []string{a.Labels[v1alpha1.LabelRunKey], allRuns}, nil
+			}
+			return nil, nil
+		},
+		indexRun: func(obj any) ([]string, error) {
+			if a, ok := obj.(*v1alpha1.Approval); ok {
 				return []string{a.Labels[v1alpha1.LabelRunKey], allRuns}, nil
 			}
 			return nil, nil
@@ -191,7 +198,7 @@ func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Durat
 	now := s.now()
 	phase := State(a, now)
 	if Final(phase) {
-		if over := finishedAt(a).Add(s.retention); !now.Before(over) {
+		if over := finishedAt(a).Add(s.keep(a, phase)); !now.Before(over) {
 			err := s.client.Delete(ctx, a, client.Preconditions{UID: &a.UID, ResourceVersion: &a.ResourceVersion})
 			if err = ignore(err); err != nil {
 				return 0, fmt.Errorf("remove: %w", err)
@@ -215,9 +222,21 @@ func (s *Store) reconcile(ctx context.Context, a *v1alpha1.Approval) (time.Durat
 		}
 	}
 	if Final(phase) {
-		return finishedAt(a).Add(s.retention).Sub(now) + time.Second, nil
+		return finishedAt(a).Add(s.keep(a, phase)).Sub(now) + time.Second, nil
 	}
 	return a.Spec.ExpiresAt.Sub(now) + time.Millisecond, nil
+}
+
+// maxUndecided is how long one stays that expired without a decision: nobody
+// looked for it in time, and an agent can have as many as it likes.
+const maxUndecided = time.Hour
+
+// keep is how long a finished approval stays.
+func (s *Store) keep(a *v1alpha1.Approval, phase v1alpha1.Phase) time.Duration {
+	if phase == v1alpha1.PhaseExpired && len(a.Status.Decisions) == 0 {
+		return min(s.retention, maxUndecided)
+	}
+	return s.retention
 }
 
 // ignore drops what the next watch event settles: somebody else wrote or removed it.

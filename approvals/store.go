@@ -203,30 +203,49 @@ func (s *Store) Ensure(ctx context.Context, spec v1alpha1.ApprovalSpec, t v1alph
 	return nil, fmt.Errorf("request %s was opened %d times already", spec.Fingerprint.Label(), maxOrdinal)
 }
 
-// Bounds on how many approvals wait for a decision: people read no more, and each
-// takes up to 256 KiB of etcd. They are counted as last seen, so that some more
-// may come at once.
+// Bounds on how many approvals wait for a decision, since people read no more,
+// and on what all that are kept take of etcd: it stops the whole cluster when it
+// is full. They are counted as last seen, so that some more may come at once.
 const (
 	maxPendingPerRun = 100
 	maxPending       = 10_000
+	maxBytesPerRun   = 16 << 20
+	maxBytes         = 128 << 20
 )
 
 // bounded is ErrTooMany where no further approval may be opened for run.
 func (s *Store) bounded(run v1alpha1.RunKey) error {
 	for _, bound := range []struct {
-		of, key string
-		most    int
-	}{{"run", string(run), maxPendingPerRun}, {"cluster", allRuns, maxPending}} {
+		of, key        string
+		pending, bytes int
+	}{{"run", string(run), maxPendingPerRun, maxBytesPerRun}, {"cluster", allRuns, maxPending, maxBytes}} {
 		pending, err := s.informer.GetIndexer().IndexKeys(indexPending, bound.key)
 		if err != nil {
 			return fmt.Errorf("count what is pending: %w", err)
 		}
-		if len(pending) >= bound.most {
+		kept, err := s.informer.GetIndexer().ByIndex(indexRun, bound.key)
+		if err != nil {
+			return fmt.Errorf("count what is kept: %w", err)
+		}
+		bytes := 0
+		for _, obj := range kept {
+			if a, ok := obj.(*v1alpha1.Approval); ok {
+				bytes += weight(a)
+			}
+		}
+		if len(pending) >= bound.pending || bytes >= bound.bytes {
 			s.metrics.full.WithLabelValues(bound.of).Inc()
-			return fmt.Errorf("%w: %d of %s", v1alpha1.ErrTooMany, len(pending), bound.of)
+			return fmt.Errorf("%w: %d of the %s wait, and all that are kept take up to %d bytes", v1alpha1.ErrTooMany, len(pending), bound.of, bytes)
 		}
 	}
 	return nil
+}
+
+// weight is what a takes of etcd at most: its difference has up to 64 KiB as JSON
+// has it, where a byte may take six, and the rest of it some.
+func weight(a *v1alpha1.Approval) int {
+	const rest, most, escaped = 4 << 10, 64 << 10, 6
+	return rest + int(min(most, escaped*min(a.Spec.DiffBytes, most)))
 }
 
 // answer picks the one of as that answers for spec, nil where none does.
@@ -301,7 +320,7 @@ func (s *Store) Wait(ctx context.Context, name string) (*v1alpha1.Approval, erro
 			}
 			return nil, fmt.Errorf("read approval %s: %w", name, err)
 		}
-		a.Spec.Diff = "" // up to 256 KiB that nobody who waits needs
+		a.Spec.Diff = "" // up to 64 KiB that nobody who waits needs
 		last = s.seen(a)
 		if last.Status.Phase != v1alpha1.PhasePending {
 			return last, nil

@@ -331,7 +331,7 @@ func TestReconcile(t *testing.T) {
 		}
 		return got
 	}
-	if again, err := s.reconcile(t.Context(), read()); err != nil || again < DefaultRetention-time.Minute {
+	if again, err := s.reconcile(t.Context(), read()); err != nil || again < maxUndecided {
 		t.Errorf("at its expiry: again in %s, %v", again, err)
 	}
 	if got := phaseOf(s, a.Name); got != v1alpha1.PhaseExpired {

@@ -304,7 +304,7 @@ func TestValidateReportsEveryFault(t *testing.T) {
 		got = append(got, err.Field)
 	}
 	want := []string{
-		"ingest.listen", "ingest.tls.certFile", "ingest.tls.keyFile", "ingest.tls.clientCAFile", "ingest.clusters[1]", "ingest.clusters[2]",
+		"ingest.listen", "ingest.tls.certFile", "ingest.tls.keyFile", "ingest.tls.clientCAFile", "ingest.tls.clientNames", "ingest.clusters[1]", "ingest.clusters[2]",
 		"ingest.jetStream.url", "ingest.jetStream.url", "ingest.jetStream.maxBytes",
 	}
 	if !reflect.DeepEqual(got, want) {

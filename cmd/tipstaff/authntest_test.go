@@ -41,7 +41,7 @@ cluster: test
 maskKeyFile: %[1]s/mask.key
 authn:
   listen: "127.0.0.1:8443"
-  tls: {certFile: %[1]s/tls.crt, keyFile: %[1]s/tls.key, clientCAFile: %[1]s/apiserver-ca.crt}
+  tls: {certFile: %[1]s/tls.crt, keyFile: %[1]s/tls.key, clientCAFile: %[1]s/apiserver-ca.crt, clientNames: [kube-apiserver]}
   issuers:
   - name: ci
     url: https://ci.example

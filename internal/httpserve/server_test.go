@@ -247,17 +247,19 @@ func TestTLSValidate(t *testing.T) {
 	c := newCA(t)
 	c.issue("server", 2)
 	c.issue("other", 3)
+	names := []string{"kube-apiserver"}
 	in := func(name string) string { return filepath.Join(c.dir, name) }
 	for _, tc := range []struct {
 		name string
 		tls  TLS
 		want []string // fields
 	}{
-		{"a whole section is taken", TLS{CertFile: in("server.crt"), KeyFile: in("server.key"), ClientCAFile: in("ca.crt")}, nil},
-		{"everything missing is told at once", TLS{}, []string{"tls.certFile", "tls.keyFile", "tls.clientCAFile"}},
-		{"a key of another certificate is told", TLS{CertFile: in("server.crt"), KeyFile: in("other.key"), ClientCAFile: in("ca.crt")}, []string{"tls.certFile"}},
-		{"files that aren't there are told", TLS{CertFile: in("no.crt"), KeyFile: in("server.key"), ClientCAFile: in("no-ca.crt")}, []string{"tls.certFile", "tls.clientCAFile"}},
-		{"a CA file without a CA is told", TLS{CertFile: in("server.crt"), KeyFile: in("server.key"), ClientCAFile: in("server.key")}, []string{"tls.clientCAFile"}},
+		{"a whole section is taken", TLS{CertFile: in("server.crt"), KeyFile: in("server.key"), ClientCAFile: in("ca.crt"), ClientNames: names}, nil},
+		{"who may call must be named", TLS{CertFile: in("server.crt"), KeyFile: in("server.key"), ClientCAFile: in("ca.crt")}, []string{"tls.clientNames"}},
+		{"everything missing is told at once", TLS{}, []string{"tls.certFile", "tls.keyFile", "tls.clientCAFile", "tls.clientNames"}},
+		{"a key of another certificate is told", TLS{CertFile: in("server.crt"), KeyFile: in("other.key"), ClientCAFile: in("ca.crt"), ClientNames: names}, []string{"tls.certFile"}},
+		{"files that aren't there are told", TLS{CertFile: in("no.crt"), KeyFile: in("server.key"), ClientCAFile: in("no-ca.crt"), ClientNames: names}, []string{"tls.certFile", "tls.clientCAFile"}},
+		{"a CA file without a CA is told", TLS{CertFile: in("server.crt"), KeyFile: in("server.key"), ClientCAFile: in("server.key"), ClientNames: names}, []string{"tls.clientCAFile"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()

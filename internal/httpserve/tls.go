@@ -17,14 +17,15 @@ type TLS struct {
 	KeyFile  string `json:"keyFile"`
 	// ClientCAFile holds the CAs that client certificates must come from, PEM.
 	ClientCAFile string `json:"clientCAFile,omitempty"`
-	// ClientNames are the common names that a client certificate may bear.
-	// Empty means any certificate of ClientCAFile.
+	// ClientNames are the common names that a client certificate may bear. Where
+	// only the API server may call, one must be given: people and nodes often
+	// have certificates of the same CA.
 	ClientNames []string `json:"clientNames,omitempty"`
 }
 
 // Validate reports everything wrong with t, files that can't be read included.
-// needClientCA is set by servers that only the API server may call.
-func (t *TLS) Validate(at *field.Path, needClientCA bool) field.ErrorList {
+// onlyAPIServer is set by servers that nobody else may call.
+func (t *TLS) Validate(at *field.Path, onlyAPIServer bool) field.ErrorList {
 	var errs field.ErrorList
 	readable := func(child, name, what string) bool {
 		if name == "" {
@@ -44,8 +45,11 @@ func (t *TLS) Validate(at *field.Path, needClientCA bool) field.ErrorList {
 			errs = append(errs, field.Invalid(at.Child("certFile"), t.CertFile, "is no certificate for this keyFile: "+err.Error()))
 		}
 	}
-	if needClientCA && t.ClientCAFile == "" {
+	if onlyAPIServer && t.ClientCAFile == "" {
 		errs = append(errs, field.Required(at.Child("clientCAFile"), "file with the CA of the API server's client certificate (PEM)"))
+	}
+	if onlyAPIServer && len(t.ClientNames) == 0 {
+		errs = append(errs, field.Required(at.Child("clientNames"), "common name of the API server's client certificate: who else has one of that CA could speak for it"))
 	}
 	if t.ClientCAFile != "" && readable("clientCAFile", t.ClientCAFile, "") {
 		if _, err := cert.NewPool(t.ClientCAFile); err != nil {
