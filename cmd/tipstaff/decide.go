@@ -66,7 +66,8 @@ func (d *decider) command(cmd *cobra.Command, reason string) *cobra.Command {
 	cmd.Annotations = map[string]string{outputsKey: "json,yaml,name"}
 	cmd.ValidArgsFunction = d.completeNames
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := d.check(cmd, args); err != nil {
+		names := namesOf(args)
+		if err := d.check(cmd, names); err != nil {
 			return err
 		}
 		c, err := d.client()
@@ -76,12 +77,7 @@ func (d *decider) command(cmd *cobra.Command, reason string) *cobra.Command {
 		if d.run != "" {
 			return d.decideRun(cmd, c)
 		}
-		names := slices.Clone(args)
-		slices.Sort(names)
-		if dup := len(slices.Compact(names)) != len(args); dup {
-			return errors.New("a name is given twice")
-		}
-		return d.decideAll(cmd, c, args, nil)
+		return d.decideAll(cmd, c, names, nil)
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.Reason, "reason", "", reason)
@@ -94,20 +90,21 @@ func (d *decider) command(cmd *cobra.Command, reason string) *cobra.Command {
 }
 
 // check refuses what can't be meant, before anybody is asked.
-func (d *decider) check(cmd *cobra.Command, args []string) error {
+func (d *decider) check(cmd *cobra.Command, names []string) error {
 	// A script's variable that is unset must not decide more, or less, than was meant.
 	byRun := cmd.Flags().Changed("run")
 	switch {
 	case byRun && d.run == "":
 		return errors.New("--run is empty: name a run")
-	case byRun && len(args) > 0:
+	case byRun && len(names) > 0:
 		return errors.New("name approvals or a --run, not both")
-	case !byRun && len(args) == 0:
+	case !byRun && len(names) == 0:
 		return errors.New("name an approval or a --run: `tipstaff approvals` lists them")
 	case !byRun && (d.yes || d.issuer != ""):
 		return errors.New("--yes and --issuer go with --run")
-	case slices.Contains(args, ""):
-		return errors.New("a name is empty")
+	}
+	if err := checkNames(names); err != nil {
+		return err
 	}
 	return d.Validate()
 }
