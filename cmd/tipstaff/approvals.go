@@ -103,7 +103,8 @@ func parsePhases(words []string) ([]v1alpha1.Phase, error) {
 
 // shower writes approvals as -o says, the next ones below those before.
 func (o *options) shower(w io.Writer) func([]v1alpha1.Approval) error {
-	table := &approvals.Table{Out: w, Wide: o.output == "wide"}
+	columns, _ := o.isTerminal(w)
+	table := &approvals.Table{Out: w, Wide: o.output == "wide", Columns: columns}
 	documents := 0
 	return func(as []v1alpha1.Approval) error {
 		if !o.forScripts() && o.output != "name" {
