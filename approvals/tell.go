@@ -35,8 +35,13 @@ func setConditions(a *v1alpha1.Approval, phase v1alpha1.Phase, now time.Time) bo
 		used.Status, used.Reason, used.Message = metav1.ConditionTrue, "Used", "its request went through"
 		if o := u.Outcome; o != nil {
 			used.Message = fmt.Sprintf("its request went through; the API server answered it with %d", o.Code)
-			if o.Code >= 400 {
+			switch {
+			case refused(a.Spec.Request, o):
 				used.Reason = "RefusedLater"
+				used.Message += ", " + effect(a)
+			case o.Code >= 400:
+				used.Reason = "AnsweredWithError"
+				used.Message += ", " + effect(a)
 			}
 		}
 	}
