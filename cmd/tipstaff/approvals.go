@@ -106,9 +106,19 @@ func (o *options) shower(w io.Writer) func([]v1alpha1.Approval) error {
 	columns, _ := o.isTerminal(w)
 	table := &approvals.Table{Out: w, Wide: o.output == "wide", Columns: columns}
 	documents := 0
+	rows := map[string]string{} // what stands in the last row of each
 	return func(as []v1alpha1.Approval) error {
 		if !o.forScripts() && o.output != "name" {
-			return table.Write(as, time.Now())
+			changed := slices.DeleteFunc(slices.Clone(as), func(a v1alpha1.Approval) bool {
+				row := fmt.Sprint(a.Status.Phase, approvals.Votes(&a))
+				same := rows[a.Name] == row
+				rows[a.Name] = row
+				return same
+			})
+			if len(changed) == 0 && len(as) > 0 {
+				return nil
+			}
+			return table.Write(changed, time.Now())
 		}
 		for i := range as {
 			if documents++; documents > 1 && o.output == "yaml" {

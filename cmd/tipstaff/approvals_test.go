@@ -1,9 +1,15 @@
 package main
 
 import (
+	"bytes"
 	"slices"
 	"strings"
 	"testing"
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
 // Help lands in tickets and in agents' contexts.
@@ -46,5 +52,24 @@ func TestNamesThatCantBeMeantAreRefused(t *testing.T) {
 				t.Errorf("%q: %v, want %q", args, err, want)
 			}
 		}
+	}
+}
+
+func TestAWatchShowsARowForEachChange(t *testing.T) {
+	t.Parallel()
+	var out bytes.Buffer
+	show := (&options{isTerminal: isTerminal}).shower(&out)
+	a := v1alpha1.Approval{ObjectMeta: metav1.ObjectMeta{Name: "a1"}, Spec: v1alpha1.ApprovalSpec{Quorum: 2, ExpiresAt: metav1.NewTime(time.Now().Add(time.Hour))}}
+	pending, voted, used := *a.DeepCopy(), *a.DeepCopy(), *a.DeepCopy()
+	pending.Status.Phase, voted.Status.Phase, used.Status.Phase = v1alpha1.PhasePending, v1alpha1.PhasePending, v1alpha1.PhaseUsed
+	voted.Status.Decisions = []v1alpha1.Decision{{By: "alice", Verdict: v1alpha1.VerdictApprove}}
+	used.Status.Decisions, used.Status.Use = voted.Status.Decisions, &v1alpha1.Use{}
+	for _, as := range [][]v1alpha1.Approval{nil, {pending}, {pending}, {voted}, {voted}, {used}, {used}} {
+		if err := show(as); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if rows := strings.Count(out.String(), "a1 "); rows != 3 || strings.Count(out.String(), "NAME") != 1 {
+		t.Errorf("%d rows:\n%s", rows, &out)
 	}
 }

@@ -52,8 +52,10 @@ func denyCommand(o *options) *cobra.Command {
 	d := &decider{options: o, Decision: approvals.Decision{Verdict: v1alpha1.VerdictDeny, Via: "kubectl"}}
 	cmd := d.command(&cobra.Command{
 		Use:   "deny NAME... --reason TEXT | deny --run RUN --reason TEXT",
-		Short: "Refuse the requests that these approvals show, for good",
-		Long:  "Refuse the requests that these approvals show, for good." + decideLong,
+		Short: "Refuse the requests that these approvals show",
+		Long: `Refuse the requests that these approvals show. A denial also ends what others approved and
+nobody used yet. It answers the same request until the approval's time is up; asked again
+after that, the request is a new question.` + decideLong,
 		Example: `  tipstaff deny 7f3a9c0011 --reason "the ledger is audited this week"
   tipstaff deny --run 4711 --reason "wrong cluster"`,
 	}, "why; the agent is told")
