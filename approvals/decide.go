@@ -141,7 +141,7 @@ func Decide(ctx context.Context, c client.Client, name string, d Decision, shown
 	return &a, nil
 }
 
-// describe names a final phase with who made it so.
+// describe says in a few words what made p the phase of a.
 func describe(a *v1alpha1.Approval, p v1alpha1.Phase) string {
 	if p == v1alpha1.PhaseDenied {
 		for _, d := range a.Status.Decisions {
@@ -158,7 +158,7 @@ func describe(a *v1alpha1.Approval, p v1alpha1.Phase) string {
 	}
 	switch p {
 	case v1alpha1.PhasePending:
-		return "waiting for a decision"
+		return fmt.Sprintf("%d of %d approved", Votes(a), a.Spec.Quorum)
 	case v1alpha1.PhaseApproved:
 		return "approved by " + strings.Join(approvedBy(a), ", ")
 	}

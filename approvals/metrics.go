@@ -19,7 +19,7 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	return &metrics{
+	m := &metrics{
 		opened: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tipstaff_approvals_opened_total",
 			Help: "Approvals opened, by the rule that held the request.",
@@ -42,6 +42,19 @@ func newMetrics() *metrics {
 			Help: "Requests refused because too many approvals are pending already, of the run or of the whole cluster.",
 		}, []string{"of"}),
 	}
+	// A counter that is first seen at 1 has not increased for Prometheus.
+	m.full.WithLabelValues("run")
+	m.full.WithLabelValues("cluster")
+	return m
+}
+
+// MayBreakGlass counts the broken glass of these rules from 0 on, so that the
+// first one is an increase too. Of other rules it appears with their first
+// approval that knows break-glass.
+func (s *Store) MayBreakGlass(rules ...string) {
+	for _, rule := range rules {
+		s.metrics.broken.WithLabelValues(rule)
+	}
 }
 
 // Collectors are the metrics of s.
@@ -52,6 +65,9 @@ func (s *Store) Collectors() []prometheus.Collector {
 
 // came counts that a came to phase by a write of ours.
 func (m *metrics) came(a *v1alpha1.Approval, phase v1alpha1.Phase) {
+	if len(a.Spec.BreakGlass) > 0 {
+		m.broken.WithLabelValues(a.Spec.Rule)
+	}
 	m.phases.WithLabelValues(a.Spec.Rule, string(phase)).Inc()
 }
 

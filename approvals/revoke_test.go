@@ -160,7 +160,7 @@ func TestI9_TwoReplicasCancelAndUse(t *testing.T) {
 			err := c.SubResource(sub).Update(ctx, obj, opts...)
 			a, ok := obj.(*v1alpha1.Approval)
 			// Conditions follow in a write of their own.
-			before := conditions{metav1.ConditionTrue, metav1.ConditionFalse}
+			before := conditions{metav1.ConditionTrue, metav1.ConditionFalse, "NotUsed"}
 			if ok && err == nil && (a.Status.Cancelled != nil || a.Status.Use != nil) && conditionsOf(a) == before {
 				mu.Lock()
 				defer mu.Unlock()

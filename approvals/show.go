@@ -93,7 +93,7 @@ func facts(a *v1alpha1.Approval, now time.Time) []fact {
 		if u.Tries > 0 {
 			text += fmt.Sprintf(", let through %d times, since the API server had not carried it out before", u.Tries+1)
 		}
-		fs = append(fs, fact{label: "Used", text: text}, outcomeFact(u.Outcome))
+		fs = append(fs, fact{label: "Used", text: text}, outcomeFact(a))
 	}
 	if c := st.Cancelled; c != nil {
 		fs = append(fs, fact{label: "Cancelled", text: "at " + clock(c.At.Time) + ", since the run that asked is revoked: " + c.Reason})
@@ -127,7 +127,7 @@ func requestLine(r *v1alpha1.Request) string {
 	if r.Name != "" {
 		text += " " + r.Name
 	}
-	if r.Namespace != "" {
+	if r.Namespace != "" && r.Resource != "namespaces" { // a namespace's request says its own name twice
 		text += " in namespace " + r.Namespace
 	}
 	return text
@@ -162,23 +162,31 @@ func decisionFact(a *v1alpha1.Approval, d v1alpha1.Decision) fact {
 	return f
 }
 
-func outcomeFact(o *v1alpha1.Outcome) fact {
+func outcomeFact(a *v1alpha1.Approval) fact {
+	o := a.Status.Use.Outcome
 	switch {
 	case o == nil:
 		return fact{label: "Outcome", text: "not known yet"}
 	case o.Code < 400:
 		return fact{label: "Outcome", text: fmt.Sprintf("done (%d)", o.Code)}
 	}
-	text := fmt.Sprintf("the API server answered %d", o.Code)
-	if o.Code < 500 {
-		text += ", nothing was changed"
-	} else {
-		text += ", it is not known what was changed"
-	}
+	text := fmt.Sprintf("the API server answered %d, %s", o.Code, effect(a))
 	if o.Message != "" {
 		text += ": " + o.Message
 	}
 	return fact{label: "Outcome", text: text, loud: true}
+}
+
+// effect says what is proven of a used approval's request that was answered
+// with an error.
+func effect(a *v1alpha1.Approval) string {
+	switch {
+	case !refused(a.Spec.Request, a.Status.Use.Outcome):
+		return "it may have taken effect"
+	case a.Status.Use.Tries > 0: // an earlier one may have been under way
+		return "this last try changed nothing"
+	}
+	return "nothing was changed"
 }
 
 func clock(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -515,6 +515,26 @@ func TestConditionsFollowAndAreToldOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	step("glass broken", "True", "False", "Warning BreakGlass")
+	used := func(o *v1alpha1.Outcome) {
+		t.Helper()
+		if err := s.client.Get(t.Context(), client.ObjectKey{Name: a.Name}, &got); err != nil {
+			t.Fatal(err)
+		}
+		got.Status.Use = &v1alpha1.Use{RequestUID: "1", At: metav1.Now(), Outcome: o}
+		if err := s.client.Status().Update(t.Context(), &got); err != nil {
+			t.Fatal(err)
+		}
+	}
+	used(nil)
+	step("used", "True", "True", "Normal Used")
+	used(&v1alpha1.Outcome{Code: 409, At: metav1.Now()})
+	step("refused by the API server", "True", "True", "Warning RefusedLater")
+	used(nil)
+	step("used again", "True", "True")
+	used(&v1alpha1.Outcome{Code: 500, At: metav1.Now()})
+	step("answered with an error", "True", "True", "Warning AnsweredWithError")
+	used(&v1alpha1.Outcome{Code: 200, At: metav1.Now()})
+	step("done", "True", "True")
 	reg := prometheus.NewPedanticRegistry()
 	reg.MustRegister(s.metrics.broken)
 	families, err := reg.Gather()

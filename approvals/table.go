@@ -21,12 +21,22 @@ type Table struct {
 	Out io.Writer
 	// Wide adds owner, issuer, rule and who may decide, and cuts nothing.
 	Wide bool
+	// Columns is how wide the terminal is; the action is cut to what the others
+	// leave of it. Zero is none, and the action is whole.
+	Columns int
 
 	widths []int
+	action int // how long an action may be; zero is any
 }
 
-// maxCell cuts what an agent made long, so that a row stays one row.
-const maxCell = 56
+const (
+	// maxCell cuts what an agent made long, so that a row stays one row.
+	maxCell = 56
+	// actionCell is where the action stands: what the row is about.
+	actionCell = 5
+	// gap parts two cells.
+	gap = 3
+)
 
 // WriteTable writes approvals as a table for a terminal.
 func WriteTable(w io.Writer, as []v1alpha1.Approval) error {
@@ -44,25 +54,44 @@ func (t *Table) Write(as []v1alpha1.Approval, now time.Time) error {
 		lines = append(lines, t.row(&as[i], now))
 	}
 	if t.widths == nil {
-		t.widths = make([]int, len(lines[0]))
-		for _, cells := range lines {
-			for i, c := range cells {
-				t.widths[i] = max(t.widths[i], utf8.RuneCountInString(c))
-			}
-		}
+		t.settle(lines)
 	}
 	var b strings.Builder
 	for _, cells := range lines {
 		for i, c := range cells {
+			if i == actionCell && t.action > 0 {
+				c = shorten(c, t.action)
+			}
 			b.WriteString(c)
 			if i < len(cells)-1 {
-				b.WriteString(strings.Repeat(" ", max(0, t.widths[i]-utf8.RuneCountInString(c))+3))
+				b.WriteString(strings.Repeat(" ", max(0, t.widths[i]-utf8.RuneCountInString(c))+gap))
 			}
 		}
 		b.WriteByte('\n')
 	}
 	_, err := io.WriteString(t.Out, b.String())
 	return err
+}
+
+// settle sets how wide the columns are from the first lines.
+func (t *Table) settle(lines [][]string) {
+	t.widths = make([]int, len(lines[0]))
+	for _, cells := range lines {
+		for i, c := range cells {
+			t.widths[i] = max(t.widths[i], utf8.RuneCountInString(c))
+		}
+	}
+	if t.Wide || t.Columns <= 0 {
+		return
+	}
+	room := t.Columns
+	for i, w := range t.widths {
+		if i != actionCell {
+			room -= w + gap
+		}
+	}
+	t.action = max(room, maxCell)
+	t.widths[actionCell] = min(t.widths[actionCell], t.action)
 }
 
 func (t *Table) head() []string {
@@ -85,7 +114,7 @@ func (t *Table) row(a *v1alpha1.Approval, now time.Time) []string {
 	cells = append(cells, duration.HumanDuration(now.Sub(a.CreationTimestamp.Time)))
 	for i := range cells {
 		cells[i] = Plain(cells[i])
-		if i > 0 && !t.Wide {
+		if i > 0 && i != actionCell && !t.Wide {
 			cells[i] = shorten(cells[i], maxCell)
 		}
 	}

@@ -12,6 +12,12 @@ import (
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
+// Reasons of the condition Used where the API server answered with an error.
+const (
+	reasonRefusedLater      = "RefusedLater"      // nothing was changed
+	reasonAnsweredWithError = "AnsweredWithError" // it may have taken effect
+)
+
 // setConditions brings a's conditions to its phase, and reports whether that
 // changed any. Their reasons are the words of the phases; nothing is decided
 // from them.
@@ -35,8 +41,13 @@ func setConditions(a *v1alpha1.Approval, phase v1alpha1.Phase, now time.Time) bo
 		used.Status, used.Reason, used.Message = metav1.ConditionTrue, "Used", "its request went through"
 		if o := u.Outcome; o != nil {
 			used.Message = fmt.Sprintf("its request went through; the API server answered it with %d", o.Code)
-			if o.Code >= 400 {
-				used.Reason = "RefusedLater"
+			switch {
+			case refused(a.Spec.Request, o):
+				used.Reason = reasonRefusedLater
+				used.Message += ", " + effect(a)
+			case o.Code >= 400:
+				used.Reason = reasonAnsweredWithError
+				used.Message += ", " + effect(a)
 			}
 		}
 	}
@@ -75,7 +86,10 @@ func approvedBy(a *v1alpha1.Approval) []string {
 const maxNoteLength = 1024
 
 // conditions are what the conditions said before a write.
-type conditions struct{ approved, used metav1.ConditionStatus }
+type conditions struct {
+	approved, used metav1.ConditionStatus
+	ended          string // the reason of used
+}
 
 func conditionsOf(a *v1alpha1.Approval) conditions {
 	var st conditions
@@ -83,7 +97,7 @@ func conditionsOf(a *v1alpha1.Approval) conditions {
 		st.approved = c.Status
 	}
 	if c := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionUsed); c != nil {
-		st.used = c.Status
+		st.used, st.ended = c.Status, c.Reason
 	}
 	return st
 }
@@ -111,13 +125,18 @@ func (s *Store) report(was conditions, a *v1alpha1.Approval, phase v1alpha1.Phas
 		s.metrics.came(a, v1alpha1.PhaseUsed)
 		s.tell(a, v1alpha1.PhaseUsed)
 	}
+	if is.ended != was.ended && (is.ended == reasonRefusedLater || is.ended == reasonAnsweredWithError) {
+		o := a.Status.Use.Outcome
+		note := fmt.Sprintf("%s: the API server answered %d, %s", a.Spec.Action, o.Code, effect(a))
+		if o.Message != "" {
+			note += ": " + o.Message
+		}
+		s.note(a, corev1.EventTypeWarning, is.ended, note)
+	}
 }
 
 // tell writes a Kubernetes event on what became of a.
 func (s *Store) tell(a *v1alpha1.Approval, phase v1alpha1.Phase) {
-	if s.events == nil {
-		return
-	}
 	kind, reason, note := corev1.EventTypeNormal, string(phase), a.Spec.Action
 	switch phase {
 	case v1alpha1.PhasePending:
@@ -131,6 +150,14 @@ func (s *Store) tell(a *v1alpha1.Approval, phase v1alpha1.Phase) {
 		}
 	default:
 		note += ": " + describe(a, phase)
+	}
+	s.note(a, kind, reason, note)
+}
+
+// note writes an event on a.
+func (s *Store) note(a *v1alpha1.Approval, kind, reason, note string) {
+	if s.events == nil {
+		return
 	}
 	note = Plain(note)
 	if len(note) > maxNoteLength {

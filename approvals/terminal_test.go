@@ -8,6 +8,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -143,6 +144,42 @@ func TestShowSaysEverything(t *testing.T) {
 	for _, want := range []string{"Phase:      Used", `Outcome:    the API server answered 409, nothing was changed: try\u001bagain`, "is revoked: gone astray"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("lacks %q:\n%s", want, b.String())
+		}
+	}
+}
+
+// An approver must not read that nothing happened where that isn't proven: a
+// client can have a change answered with 400 after it was stored.
+func TestShowClaimsNoRefusalThatIsNotProven(t *testing.T) {
+	t.Parallel()
+	for _, tc := range []struct {
+		operation       string
+		code, tries     int32
+		outcome, reason string
+	}{
+		{"DELETE", 200, 0, "done (200)", "Used"},
+		{"DELETE", 400, 0, "the API server answered 400, it may have taken effect", "AnsweredWithError"},
+		{"DELETE", 406, 0, "the API server answered 406, it may have taken effect", "AnsweredWithError"},
+		{"DELETE", 409, 0, "the API server answered 409, nothing was changed", "RefusedLater"},
+		{"DELETE", 409, 1, "the API server answered 409, this last try changed nothing", "RefusedLater"},
+		{"CREATE", 403, 0, "the API server answered 403, nothing was changed", "RefusedLater"},
+		{"CONNECT", 403, 0, "the API server answered 403, it may have taken effect", "AnsweredWithError"},
+		{"UPDATE", 500, 0, "the API server answered 500, it may have taken effect", "AnsweredWithError"},
+	} {
+		a := pending()
+		a.Spec.Request = v1alpha1.Request{Operation: tc.operation, Version: "v1", Resource: "namespaces", Namespace: "demo", Name: "demo"}
+		a.Status.Use = &v1alpha1.Use{At: metav1.NewTime(noon), Tries: tc.tries, Outcome: &v1alpha1.Outcome{Code: tc.code, At: metav1.NewTime(noon)}}
+		setConditions(a, v1alpha1.PhaseUsed, noon)
+		var b bytes.Buffer
+		if err := (Screen{}).Show(&b, a, noon); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), "Outcome:    "+tc.outcome+"\n") || !strings.Contains(b.String(), "Request:    "+tc.operation+" namespaces (v1) demo\n") {
+			t.Errorf("%s %d:\n%s", tc.operation, tc.code, &b)
+		}
+		used := meta.FindStatusCondition(a.Status.Conditions, v1alpha1.ConditionUsed)
+		if used.Reason != tc.reason || tc.code >= 400 && !strings.HasSuffix(used.Message, tc.outcome[strings.Index(tc.outcome, ","):]) {
+			t.Errorf("%s %d: condition %s: %s", tc.operation, tc.code, used.Reason, used.Message)
 		}
 	}
 }

@@ -49,7 +49,7 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 	counter := func(name, help string) prometheus.CounterOpts {
 		return prometheus.CounterOpts{Namespace: "tipstaff", Subsystem: "ingest", Name: name, Help: help}
 	}
-	return &Ingest{
+	in := &Ingest{
 		cfg: cfg, agents: agents, masker: masker, target: store, log: log, now: time.Now, slots: make(chan struct{}, maxBatches),
 		metrics: metrics{
 			batches:  prometheus.NewCounterVec(counter("batches_total", "Batches received, by outcome."), []string{"cluster", "outcome"}),
@@ -58,7 +58,23 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 			rows:     prometheus.NewCounter(counter("rows_total", "Rows inserted into ClickHouse, redelivered ones counted again.")),
 			failures: prometheus.NewCounter(counter("insert_failures_total", "Inserts into ClickHouse that failed.")),
 		},
-	}, nil
+	}
+	in.metrics.fromZero(cfg.Clusters)
+	return in, nil
+}
+
+// fromZero has every counter there before it counts: one that appears at 1 has
+// not increased for Prometheus.
+func (m *metrics) fromZero(clusters []string) {
+	for _, cluster := range clusters {
+		for _, outcome := range []string{"stored", "unavailable", "malformed", "too_large"} {
+			m.batches.WithLabelValues(cluster, outcome)
+		}
+		m.events.WithLabelValues(cluster, "stored")
+		m.events.WithLabelValues(cluster, "quarantined")
+	}
+	m.outcomes.WithLabelValues("passed")
+	m.outcomes.WithLabelValues("dropped")
 }
 
 // Collectors are the role's metrics.

@@ -63,7 +63,7 @@ func (l *line) outcome() string {
 			text += " " + l.from.UTC().Format(clockOnly) + "–" + l.lastHeld.UTC().Format(clockOnly)
 		}
 		if !l.decided {
-			text += ", undecided"
+			text += ", not sent again" // what people decided since, this run was never told
 		}
 		parts = append(parts, text)
 	}

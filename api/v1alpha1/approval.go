@@ -21,13 +21,15 @@ func (f Fingerprint) Label() string { return string(f)[:min(40, len(f))] }
 // +kubebuilder:resource:scope=Cluster,shortName=apr
 // +kubebuilder:subresource:status
 // +kubebuilder:printcolumn:name="Phase",type=string,JSONPath=`.status.phase`
+// +kubebuilder:printcolumn:name="Decision",type=string,JSONPath=`.status.conditions[?(@.type=="Approved")].message`
+// +kubebuilder:printcolumn:name="Expires",type=string,JSONPath=`.spec.expiresAt`
 // +kubebuilder:printcolumn:name="Risk",type=string,JSONPath=`.spec.risk`
 // +kubebuilder:printcolumn:name="Action",type=string,JSONPath=`.spec.action`
 // +kubebuilder:printcolumn:name="Agent",type=string,JSONPath=`.spec.agent.user`
 // +kubebuilder:printcolumn:name="Run",type=string,JSONPath=`.spec.agent.run`
 // +kubebuilder:printcolumn:name="Owner",type=string,JSONPath=`.spec.agent.owner`,priority=1
 // +kubebuilder:printcolumn:name="Rule",type=string,JSONPath=`.spec.rule`,priority=1
-// +kubebuilder:printcolumn:name="Expires",type=date,JSONPath=`.spec.expiresAt`,priority=1
+// +kubebuilder:printcolumn:name="Approvers",type=string,JSONPath=`.spec.approvers`,priority=1
 // +kubebuilder:printcolumn:name="Age",type=date,JSONPath=`.metadata.creationTimestamp`
 type Approval struct {
 	metav1.TypeMeta   `json:",inline"`

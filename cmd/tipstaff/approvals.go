@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -102,11 +103,22 @@ func parsePhases(words []string) ([]v1alpha1.Phase, error) {
 
 // shower writes approvals as -o says, the next ones below those before.
 func (o *options) shower(w io.Writer) func([]v1alpha1.Approval) error {
-	table := &approvals.Table{Out: w, Wide: o.output == "wide"}
+	columns, _ := o.isTerminal(w)
+	table := &approvals.Table{Out: w, Wide: o.output == "wide", Columns: columns}
 	documents := 0
+	rows := map[string]string{} // what stands in the last row of each
 	return func(as []v1alpha1.Approval) error {
 		if !o.forScripts() && o.output != "name" {
-			return table.Write(as, time.Now())
+			changed := slices.DeleteFunc(slices.Clone(as), func(a v1alpha1.Approval) bool {
+				row := fmt.Sprint(a.Status.Phase, approvals.Votes(&a))
+				same := rows[a.Name] == row
+				rows[a.Name] = row
+				return same
+			})
+			if len(changed) == 0 && len(as) > 0 {
+				return nil
+			}
+			return table.Write(changed, time.Now())
 		}
 		for i := range as {
 			if documents++; documents > 1 && o.output == "yaml" {
@@ -144,6 +156,38 @@ func (o *options) printSeveral(w io.Writer, as []v1alpha1.Approval, asked int) e
 	return o.printAs(w, approvals.NewList(as))
 }
 
+// namesOf are approvals' names as kubectl and -o name write them too:
+// approval.tipstaff.dev/NAME, approval/NAME, approvals/NAME, apr/NAME.
+func namesOf(args []string) []string {
+	names := slices.Clone(args)
+	for i, arg := range args {
+		kind, name, ok := strings.Cut(arg, "/")
+		switch strings.TrimSuffix(kind, "."+v1alpha1.Group) {
+		case "approval", "approvals", "apr":
+			if ok {
+				names[i] = name
+			}
+		}
+	}
+	return names
+}
+
+// checkNames refuses what can't be meant: a script's variable that is unset, or
+// one approval twice.
+func checkNames(names []string) error {
+	seen := map[string]bool{}
+	for _, name := range names {
+		switch {
+		case name == "":
+			return errors.New("a name is empty")
+		case seen[name]:
+			return errors.New("a name is given twice")
+		}
+		seen[name] = true
+	}
+	return nil
+}
+
 func showCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "show NAME...",
@@ -157,6 +201,10 @@ with its own sign and nothing else does.`,
 		Annotations:       map[string]string{outputsKey: "json,yaml,name"},
 		ValidArgsFunction: o.completeNames,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			names := namesOf(args)
+			if err := checkNames(names); err != nil {
+				return err
+			}
 			out := cmd.OutOrStdout()
 			screen, err := o.screen(out)
 			if err != nil {
@@ -168,7 +216,7 @@ with its own sign and nothing else does.`,
 			}
 			var failed failures
 			var found []v1alpha1.Approval
-			for _, name := range args {
+			for _, name := range names {
 				a, err := approvals.Find(cmd.Context(), c, name)
 				if err != nil {
 					failed = append(failed, err)

@@ -67,8 +67,8 @@ func (o *options) pendingFor(cmd *cobra.Command) []v1alpha1.Approval {
 // completeNames completes names of undecided approvals that aren't named yet.
 func (o *options) completeNames(cmd *cobra.Command, args []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 	named := map[string]bool{}
-	for _, a := range args {
-		named[a] = true
+	for _, name := range namesOf(args) {
+		named[name] = true
 	}
 	var out []cobra.Completion
 	for _, a := range o.pendingFor(cmd) {

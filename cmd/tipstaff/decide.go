@@ -52,8 +52,10 @@ func denyCommand(o *options) *cobra.Command {
 	d := &decider{options: o, Decision: approvals.Decision{Verdict: v1alpha1.VerdictDeny, Via: "kubectl"}}
 	cmd := d.command(&cobra.Command{
 		Use:   "deny NAME... --reason TEXT | deny --run RUN --reason TEXT",
-		Short: "Refuse the requests that these approvals show, for good",
-		Long:  "Refuse the requests that these approvals show, for good." + decideLong,
+		Short: "Refuse the requests that these approvals show",
+		Long: `Refuse the requests that these approvals show. A denial also ends what others approved and
+nobody used yet. It answers the same request until the approval's time is up; asked again
+after that, the request is a new question.` + decideLong,
 		Example: `  tipstaff deny 7f3a9c0011 --reason "the ledger is audited this week"
   tipstaff deny --run 4711 --reason "wrong cluster"`,
 	}, "why; the agent is told")
@@ -66,7 +68,8 @@ func (d *decider) command(cmd *cobra.Command, reason string) *cobra.Command {
 	cmd.Annotations = map[string]string{outputsKey: "json,yaml,name"}
 	cmd.ValidArgsFunction = d.completeNames
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		if err := d.check(cmd, args); err != nil {
+		names := namesOf(args)
+		if err := d.check(cmd, names); err != nil {
 			return err
 		}
 		c, err := d.client()
@@ -76,12 +79,7 @@ func (d *decider) command(cmd *cobra.Command, reason string) *cobra.Command {
 		if d.run != "" {
 			return d.decideRun(cmd, c)
 		}
-		names := slices.Clone(args)
-		slices.Sort(names)
-		if dup := len(slices.Compact(names)) != len(args); dup {
-			return errors.New("a name is given twice")
-		}
-		return d.decideAll(cmd, c, args, nil)
+		return d.decideAll(cmd, c, names, nil)
 	}
 	f := cmd.Flags()
 	f.StringVar(&d.Reason, "reason", "", reason)
@@ -94,20 +92,21 @@ func (d *decider) command(cmd *cobra.Command, reason string) *cobra.Command {
 }
 
 // check refuses what can't be meant, before anybody is asked.
-func (d *decider) check(cmd *cobra.Command, args []string) error {
+func (d *decider) check(cmd *cobra.Command, names []string) error {
 	// A script's variable that is unset must not decide more, or less, than was meant.
 	byRun := cmd.Flags().Changed("run")
 	switch {
 	case byRun && d.run == "":
 		return errors.New("--run is empty: name a run")
-	case byRun && len(args) > 0:
+	case byRun && len(names) > 0:
 		return errors.New("name approvals or a --run, not both")
-	case !byRun && len(args) == 0:
+	case !byRun && len(names) == 0:
 		return errors.New("name an approval or a --run: `tipstaff approvals` lists them")
 	case !byRun && (d.yes || d.issuer != ""):
 		return errors.New("--yes and --issuer go with --run")
-	case slices.Contains(args, ""):
-		return errors.New("a name is empty")
+	}
+	if err := checkNames(names); err != nil {
+		return err
 	}
 	return d.Validate()
 }

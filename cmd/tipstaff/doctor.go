@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
 	authorizationv1 "k8s.io/api/authorization/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/meta"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/client-go/kubernetes"
 	"sigs.k8s.io/controller-runtime/pkg/client"
@@ -27,6 +29,8 @@ const doctorTimeout = 15 * time.Second
 type finding struct {
 	Check string `json:"check"`
 	OK    bool   `json:"ok"`
+	// Unknown means that the caller may not look.
+	Unknown bool `json:"unknown,omitempty"`
 	// Message says what is wrong and what mends it; empty when it is right.
 	Message string `json:"message,omitempty"`
 }
@@ -43,22 +47,11 @@ func doctorCommand(o *options) *cobra.Command {
 		Short: "Check a live installation, as the cluster admin",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			checks, err := o.checks()
+			checks, err := o.checks(cmd.Context())
 			if err != nil {
 				return err
 			}
-			var findings []finding
-			wrong := 0
-			for _, c := range checks {
-				ctx, cancel := context.WithTimeout(cmd.Context(), doctorTimeout)
-				f := finding{Check: c.name, OK: true}
-				if err := c.run(ctx); err != nil {
-					f.OK, f.Message = false, err.Error()
-					wrong++
-				}
-				cancel()
-				findings = append(findings, f)
-			}
+			findings := examine(cmd.Context(), checks)
 			out := cmd.OutOrStdout()
 			if o.forScripts() {
 				if err := o.printAs(out, findings); err != nil {
@@ -66,9 +59,12 @@ func doctorCommand(o *options) *cobra.Command {
 				}
 			} else {
 				for _, f := range findings {
-					word := "ok   "
-					if !f.OK {
-						word = "WRONG"
+					word := "WRONG"
+					switch {
+					case f.OK:
+						word = "ok   "
+					case f.Unknown:
+						word = "?    "
 					}
 					fmt.Fprintf(out, "%s %s\n", word, f.Check)
 					if f.Message != "" {
@@ -76,15 +72,52 @@ func doctorCommand(o *options) *cobra.Command {
 					}
 				}
 			}
-			if wrong > 0 {
-				return fmt.Errorf("%d of %d checks found something wrong", wrong, len(checks))
-			}
-			return nil
+			return verdictOf(findings)
 		},
 	}
 }
 
-func (o *options) checks() ([]check, error) {
+// examine makes one finding of each check.
+func examine(ctx context.Context, checks []check) []finding {
+	findings := make([]finding, len(checks))
+	for i, c := range checks {
+		ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+		err := c.run(ctx)
+		cancel()
+		findings[i] = finding{Check: c.name, OK: err == nil}
+		if err != nil {
+			findings[i].Message = err.Error()
+			findings[i].Unknown = apierrors.IsForbidden(err) || errors.Is(err, approvals.ErrForbidden)
+		}
+	}
+	return findings
+}
+
+// verdictOf is nil if all is right.
+func verdictOf(findings []finding) error {
+	wrong, unknown := 0, 0
+	for _, f := range findings {
+		switch {
+		case f.Unknown:
+			unknown++
+		case !f.OK:
+			wrong++
+		}
+	}
+	var parts []string
+	if wrong > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d checks found something wrong", wrong, len(findings)))
+	}
+	if unknown > 0 {
+		parts = append(parts, fmt.Sprintf("%d of %d may not look: that takes the cluster admin", unknown, len(findings)))
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return errors.New(strings.Join(parts, ", "))
+}
+
+func (o *options) checks(ctx context.Context) ([]check, error) {
 	c, err := o.client()
 	if err != nil {
 		return nil, err
@@ -98,12 +131,18 @@ func (o *options) checks() ([]check, error) {
 	if err != nil {
 		return nil, fmt.Errorf("kubeconfig: %w", err)
 	}
+	ctx, cancel := context.WithTimeout(ctx, doctorTimeout)
+	defer cancel()
+	if _, err := kube.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx); err != nil {
+		return nil, fmt.Errorf("reach the API server: %w", err)
+	}
 	checks := []check{
 		{"the API server serves Tipstaff's types", func(ctx context.Context) error {
-			if _, err := approvals.List(ctx, c); err != nil {
+			_, err := approvals.List(ctx, c)
+			if errors.Is(err, approvals.ErrNotFound) || meta.IsNoMatchError(err) {
 				return fmt.Errorf("%w: apply manifests/crds", err)
 			}
-			return nil
+			return err
 		}},
 		{"agents' changes are sent to a webhook that fails closed", func(ctx context.Context) error {
 			return webhookCloses(ctx, kube, v1alpha1.WebhookName)

@@ -46,6 +46,9 @@ func configChecks(kube kubernetes.Interface, s *sections, file string) []check {
 		{"no profile lets agents round the proxy to Secrets or other identities", func(ctx context.Context) error {
 			return profilesKeepTheEscort(ctx, kube, s)
 		}},
+		{"those whom rules name may decide", func(ctx context.Context) error {
+			return approversMayDecide(ctx, kube, s)
+		}},
 		{"agents inside the cluster can't get at Secrets or other identities", func(ctx context.Context) error {
 			return insidersKeepTheEscort(ctx, kube, s)
 		}},

@@ -19,6 +19,7 @@ import (
 	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/manifests"
+	"github.com/tipstaff-dev/tipstaff/webhook"
 )
 
 // rights are what the fake authorizer allows: "user verb resource/name
@@ -61,6 +62,13 @@ func live(t *testing.T, s *sections, has rights, change func(*admissionregistrat
 		return true, r, nil
 	})
 	return c
+}
+
+// holding is a rule that waits for one group, and knows the others as break-glass.
+func holding(approvers string, breakGlass ...string) func(*sections) {
+	return func(s *sections) {
+		s.Webhook = &webhook.Config{Rules: []webhook.Rule{{Name: "r", Verdict: webhook.Hold, Approvers: []string{approvers}, BreakGlass: breakGlass}}}
+	}
 }
 
 func TestDoctorKnowsTheConfig(t *testing.T) {
@@ -153,6 +161,13 @@ func TestDoctorKnowsTheConfig(t *testing.T) {
 		{name: "one that reads them where it lives", has: rights{bot + "get secrets/ ops"}, want: `system:serviceaccount:ops:bot can get secrets in namespace "ops"`},
 		{name: "one of a namespace", has: rights{"system:serviceaccount:agents:coder patch secrets/ agents"}, want: `system:serviceaccount:agents:coder can patch secrets in namespace "agents"`},
 		{name: "one by its namespace's group", has: rights{"system:serviceaccounts:ops impersonate users/"}, want: "system:serviceaccount:ops:bot can impersonate users"},
+		{name: "approvers who may decide", conf: holding("sre"), has: rights{"sre approve approvals/", "sre update approvals/"}},
+		{name: "approvers without the verb", conf: holding("sre"), has: rights{"sre update approvals/"}, want: `members of group "sre", whom rule "r" names, can't approve approvals: ` + "`kubectl create clusterrolebinding NAME --clusterrole=tipstaff-approver --group=\"sre\"`"},
+		{name: "approvers who can't write it down", conf: holding("sre"), has: rights{"sre approve approvals/"}, want: `can't update approvals/status`},
+		{name: "those who break the glass", conf: holding("sre", "leads"), has: rights{"sre approve approvals/", "sre update approvals/"}, want: `members of group "leads"`},
+		{name: "those of the default", conf: func(s *sections) {
+			s.Webhook = &webhook.Config{Default: webhook.Hold, Rules: []webhook.Rule{{Name: "a", Verdict: webhook.Allow}}}
+		}, want: `members of group "tipstaff-approvers", whom rule "default" names`},
 		{name: "a member of a group", has: rights{"ai-agents get secrets/"}, want: `members of group "ai-agents" can get secrets`},
 	}
 	for _, tt := range tests {

@@ -4,10 +4,15 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
+	rbacv1 "k8s.io/api/rbac/v1"
 	"k8s.io/client-go/util/cert"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tipstaff-dev/tipstaff/manifests"
 )
 
 // manifestsOf runs `tipstaff manifests` with args.
@@ -95,5 +100,40 @@ access:
 				}
 			}
 		})
+	}
+}
+
+// Events of approvals stand in the namespace "default": approvers read them
+// there, and nowhere else.
+func TestApproversReadTheEventsOfApprovals(t *testing.T) {
+	t.Parallel()
+	type object struct {
+		Kind     string
+		Metadata struct{ Name, Namespace string }
+		Rules    []rbacv1.PolicyRule
+		RoleRef  rbacv1.RoleRef
+		Subjects []rbacv1.Subject
+	}
+	roles, bound := map[string]object{}, []object{}
+	for _, doc := range strings.Split(string(manifests.RBAC), "\n---\n") {
+		var o object
+		if err := yaml.Unmarshal([]byte(doc), &o); err != nil {
+			t.Fatal(err)
+		}
+		roles[o.Kind+"/"+o.Metadata.Name] = o
+		if slices.ContainsFunc(o.Subjects, func(s rbacv1.Subject) bool { return s.Kind == "Group" && s.Name == "tipstaff-approvers" }) {
+			bound = append(bound, o)
+		}
+	}
+	var got []string
+	for _, b := range bound {
+		for _, r := range roles[b.RoleRef.Kind+"/"+b.RoleRef.Name].Rules {
+			if slices.Contains(r.Resources, "events") && slices.Contains(r.APIGroups, "") && slices.Contains(r.Verbs, "list") {
+				got = append(got, b.Kind+" in "+b.Metadata.Namespace)
+			}
+		}
+	}
+	if !slices.Equal(got, []string{"RoleBinding in default"}) {
+		t.Errorf("approvers list events by %q", got)
 	}
 }

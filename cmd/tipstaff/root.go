@@ -53,6 +53,7 @@ error for each fault says why; 2 the configuration doesn't hold, and nothing was
 	o.kube.AddFlags(f)
 	f.StringVar(&o.configFile, "config", os.Getenv("TIPSTAFF_CONFIG"), "the configuration file ($TIPSTAFF_CONFIG)")
 	f.StringVar(&o.clickhouse, "clickhouse", os.Getenv("TIPSTAFF_CLICKHOUSE"), "ClickHouse URL, http://user:password@host:port ($TIPSTAFF_CLICKHOUSE; default: the config's)")
+	f.Lookup("clickhouse").DefValue = "" // it holds a password, and help prints defaults
 	f.StringVarP(&o.output, "output", "o", "", "json or yaml for scripts; default is for people")
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error { return o.checkOutput(cmd) }
 	root.AddCommand(

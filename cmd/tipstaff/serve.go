@@ -220,6 +220,11 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		if err != nil {
 			return nil, err
 		}
+		rules, err := webhook.RulesOf(*c.Webhook)
+		if err != nil {
+			return nil, err
+		}
+		store.MayBreakGlass(breakGlassRules(rules)...)
 		changes, err := webhook.New(*c.Webhook, store, revoked, &c.ClusterAgents, &c.Access, masker, log)
 		if err != nil {
 			return nil, err
@@ -259,6 +264,17 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		})
 	}
 	return p, nil
+}
+
+// breakGlassRules are those that name who may break the glass.
+func breakGlassRules(rules []webhook.Rule) []string {
+	var names []string
+	for _, r := range rules {
+		if len(r.BreakGlass) > 0 {
+			names = append(names, r.Name)
+		}
+	}
+	return names
 }
 
 // onlyOwnEvents reports whether each audit event that ingest takes is this

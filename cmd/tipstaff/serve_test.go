@@ -1,9 +1,11 @@
 package main
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/tipstaff-dev/tipstaff/ingest"
+	"github.com/tipstaff-dev/tipstaff/webhook"
 )
 
 func TestOutcomesComeFromThisClusterAlone(t *testing.T) {
@@ -21,5 +23,13 @@ func TestOutcomesComeFromThisClusterAlone(t *testing.T) {
 		if got := c.onlyOwnEvents(); got != tt.want {
 			t.Errorf("%v: got %v", tt.clusters, got)
 		}
+	}
+}
+
+func TestBreakGlassIsCountedOfTheRulesThatKnowIt(t *testing.T) {
+	t.Parallel()
+	got := breakGlassRules([]webhook.Rule{{Name: "a", BreakGlass: []string{"leads"}}, {Name: "b"}, {Name: "c", BreakGlass: []string{"leads"}}})
+	if !slices.Equal(got, []string{"a", "c"}) {
+		t.Errorf("%q", got)
 	}
 }
