@@ -48,6 +48,11 @@ func TestDoctorFindsWhatIsWrong(t *testing.T) {
 // TestDoctorFindsDrift runs alone: it changes whom the webhook is asked about.
 func TestDoctorFindsDrift(t *testing.T) {
 	doctor := func() harness.Result { return tipstaff(t, shared.Admin, "doctor", "--config", shared.ConfigFile()) }
+	if r := doctor(); r.Code != 1 || !strings.Contains(r.Stdout, "tipstaff-captains") || strings.Count(r.Stdout, "WRONG") != 1 {
+		t.Errorf("a rule names people who may not decide: code %d: %s", r.Code, r.Output())
+	}
+	must(t, shared.Admin, "create", "clusterrolebinding", "captains", "--clusterrole=tipstaff-approver", "--group=tipstaff-captains")
+	defer must(t, shared.Admin, "delete", "clusterrolebinding", "captains")
 	if r := doctor(); !r.OK() {
 		t.Fatalf("a right installation: %s", r.Output())
 	}

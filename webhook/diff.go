@@ -25,9 +25,10 @@ const (
 	// maxItemLines is shown whole, since what it is about may stand anywhere in it.
 	contextLines = 3
 	maxItemLines = 40
-	// shortString is how long a string may be where not all fits.
-	shortString = 256
 )
+
+// shortStrings are how long a string may be where not all fits, tried in turn.
+var shortStrings = []int{16 << 10, 2 << 10, 256}
 
 // showable refuses what is too much to be shown to a person.
 func showable(objects ...jsontree.Value) error {
@@ -55,7 +56,13 @@ func diff(oldObj, newObj map[string]any) (text string, wholeBytes int64) {
 	if stored(whole) <= maxDiffBytes {
 		return whole, int64(len(whole))
 	}
-	short := render(oldObj, newObj, page{longest: shortString, metadataLast: true})
+	var short string
+	for _, longest := range shortStrings {
+		short = render(oldObj, newObj, page{longest: longest, metadataLast: true})
+		if stored(short) <= maxDiffBytes-200 {
+			break
+		}
+	}
 	text, what := cut(short, maxDiffBytes-200), "shortened"
 	if len(text) < len(short) {
 		what = "cut"

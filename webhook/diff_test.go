@@ -125,7 +125,7 @@ func TestDiffIsCutVisibly(t *testing.T) {
 		object map[string]any
 		want   []string
 	}{
-		"many lines":    {map[string]any{"data": strings.Repeat("line of text\n", 60_000)}, []string{"... shortened here: the whole difference has ", "(780000 bytes, sha256 "}},
+		"many lines":    {map[string]any{"data": strings.Repeat("line of text\n", 60_000)}, []string{"... shortened here: the whole difference has ", " of 780000 bytes, sha256 "}},
 		"one long line": {map[string]any{"data": strings.Repeat("é", 600_000)}, []string{"... shortened here: the whole difference has "}},
 		"a long name":   {map[string]any{strings.Repeat("é", 600_000): 1}, []string{"... shortened here: the whole difference has "}},
 		"an annotation doesn't hide the spec": {map[string]any{

@@ -23,7 +23,7 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	return &metrics{
+	m := &metrics{
 		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tipstaff_admission_verdicts_total",
 			Help: "Reviews of agents' changes by verdict (allowed, held, approved, denied) and the rule that gave it; rule is empty where none did.",
@@ -55,6 +55,13 @@ func newMetrics() *metrics {
 			Help: "Reviews of those who are no agents by this config, let through. The webhook configuration sends agents only: any increase means that it and clusterAgents differ.",
 		}),
 	}
+	// A counter that is first seen at 1 has not increased for Prometheus.
+	for _, reason := range []string{ReasonHeld, ReasonDenied, ReasonExpired, ReasonRule, ReasonRevoked, ReasonNoRun, ReasonMask, ReasonTooMany, ReasonUnchecked} {
+		m.refusals.WithLabelValues(reason)
+	}
+	m.full.WithLabelValues("run")
+	m.full.WithLabelValues("cluster")
+	return m
 }
 
 // Collectors are the metrics of w.

@@ -49,7 +49,11 @@ func TestMetricsSayHowChangesFare(t *testing.T) {
 	}
 	slices.Sort(got)
 	// Labels stand sorted by name: rule/verdict.
-	want := []string{"/allowed 1", "/denied 1", "Rule 1", "Unchecked 1", "no/denied 1"}
+	// The reasons are there at 0 from the start.
+	want := []string{
+		"/allowed 1", "/denied 1", "Denied 0", "Expired 0", "Held 0", "Mask 0", "NoRun 0", "Revoked 0", "Rule 1",
+		"TooMany 0", "Unchecked 1", "no/denied 1",
+	}
 	if !slices.Equal(got, want) {
 		t.Errorf("counted %q, want %q", got, want)
 	}

@@ -141,17 +141,23 @@ func (p *page) value(v any, lead, pad string, at *place) {
 // text shows a string: as it is where nothing else looks so, line by line where
 // it has several, else quoted as in JSON.
 func (p *page) text(s, lead, pad string, at *place) {
+	whole, note := s, ""
 	if p.longest > 0 && len(s) > p.longest {
-		p.add(lead+" "+p.long(s), at)
-		return
+		s = shortened(s, p.longest)
+		s = s[:strings.LastIndexByte(s, '\n')+1]
+		note = fmt.Sprintf(" # the first %d of %d bytes, sha256 %x", len(s), len(whole), sha256.Sum256([]byte(whole)))
 	}
 	body, ends := strings.CutSuffix(s, "\n")
 	if !strings.Contains(body, "\n") || strings.HasSuffix(body, "\n") || strings.ContainsAny(body[:1], " \t\n") || hides(s) {
-		p.add(lead+" "+written(s), at)
+		if note != "" {
+			p.add(lead+" "+p.long(whole), at)
+		} else {
+			p.add(lead+" "+written(whole), at)
+		}
 		return
 	}
 	if ends {
-		p.add(lead+" |", at)
+		p.add(lead+" |"+note, at)
 	} else {
 		p.add(lead+" |-", at)
 	}

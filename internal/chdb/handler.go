@@ -258,7 +258,8 @@ func (h *handler) readQuery(w http.ResponseWriter, r *http.Request, p *params) (
 		if len(all) > maxQueryBytes {
 			return "", st, done, refuse(codeTooLarge, "the query's text is over %d bytes", maxQueryBytes)
 		}
-		sql, st = strings.TrimSpace(string(all)), scan(string(all))
+		sql = strings.TrimSpace(string(all))
+		st = scan(sql) // its places are places in sql
 		if st.hasData {
 			return "", st, done, refuse(codeTooLarge, "the INSERT's own text, before its data, is over %d bytes", headBytes)
 		}

@@ -53,6 +53,8 @@ func TestHTTP(t *testing.T) {
 		{name: "WITH TOTALS has its totals", body: "SELECT a % 2 AS k, count() FROM other.kept GROUP BY k WITH TOTALS ORDER BY k -- x", want: "0\t3\n1\t4\n\n0\t7\n"},
 		{name: "a format with a head, settings behind it", body: "SELECT 1 AS a FORMAT CSVWithNames SETTINGS max_threads = 1;", want: "\"a\"\n1\n"},
 		{name: "a format with a head, by GET", method: "GET", params: url.Values{"query": {"SELECT 1 AS a"}, "default_format": {"CSVWithNames"}}, want: "\"a\"\n1\n"},
+		{name: "blank lines before a format with a head", body: "\n\n  SELECT 1 AS a FORMAT CSVWithNames", want: "\"a\"\n1\n"},
+		{name: "blank lines before one that the URL names", params: url.Values{"default_format": {"CSVWithNames"}}, body: "\n\n  SELECT 1 AS a", want: "\"a\"\n1\n"},
 		{name: "an unknown format is 404 and 73", params: url.Values{"default_format": {"Nosuch"}}, body: "SELECT 1", status: 404, code: "73", want: "UNKNOWN_FORMAT"},
 		{name: "a format that is none is refused", params: url.Values{"default_format": {"TSV SETTINGS readonly = 0"}}, body: "SELECT 1", status: 404, code: "73", want: "UNKNOWN_FORMAT"},
 		{name: "SHOW and DESCRIBE answer", body: "SHOW TABLES FROM other", want: "kept\n"},
