@@ -120,7 +120,7 @@ func (s shape) Optimize(ctx *cel.OptimizerContext, a *ast.AST) *ast.AST {
 		return a // what is called request there is not
 	}
 	ast.PostOrderVisit(a.Expr(), ast.NewExprVisitor(func(e ast.Expr) {
-		if to := s.settle(ctx, e); to != nil {
+		if to := s.settle(ctx, a, e); to != nil {
 			ctx.UpdateExpr(e, to)
 		}
 	}))
@@ -128,7 +128,7 @@ func (s shape) Optimize(ctx *cel.OptimizerContext, a *ast.AST) *ast.AST {
 }
 
 // settle is what e comes to, its parts being settled, or nil for e itself.
-func (s shape) settle(ctx *cel.OptimizerContext, e ast.Expr) ast.Expr {
+func (s shape) settle(ctx *cel.OptimizerContext, a *ast.AST, e ast.Expr) ast.Expr {
 	if e.Kind() != ast.CallKind || e.AsCall().IsMemberFunction() {
 		return nil
 	}
@@ -158,8 +158,12 @@ func (s shape) settle(ctx *cel.OptimizerContext, e ast.Expr) ast.Expr {
 			}
 		}
 		for i := range args {
-			if _, ok := known(i); ok && len(args) == 2 {
-				return args[1-i]
+			if _, ok := known(i); !ok || len(args) != 2 {
+				continue
+			}
+			// true && x fails where x is no bool; x alone would not.
+			if rest := args[1-i]; a.GetType(rest.ID()).IsExactType(types.BoolType) {
+				return rest
 			}
 		}
 	case operators.Conditional:

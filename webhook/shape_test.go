@@ -50,6 +50,8 @@ func TestARuleSaysTheSameInItsShape(t *testing.T) {
 		"request.operation == request.resource.resource", "request.namespace == 'shop' && request.operation == 'UPDATE'",
 		"request.?operation == optional.of('UPDATE')", "request.operation.startsWith('U') || request.name == ''",
 		"request['operation'] == 'UPDATE'", "request.operation > 'DELETE'", "has(request.operation) && request.operation != ''",
+		"(request.operation == 'UPDATE' && object.spec.replicas) == true", "(object.spec.replicas || request.operation == 'DELETE') in [true]",
+		"[request.operation == 'UPDATE' && object.spec.replicas].exists(x, x == true)",
 		"true", "false", "!true || request.operation == 'UPDATE'", "dyn(request.operation == 'UPDATE' ? 1 : true)",
 		"cel.bind(x, request.operation == 'UPDATE', x && object.spec.replicas == 1)", "'UPDATE' == request.operation && 'x' == request.subResource",
 	}
