@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"sigs.k8s.io/yaml"
@@ -21,6 +22,7 @@ import (
 const (
 	agentsCondition = `expression: "'tipstaff:agents' in request.userInfo.groups"`
 	agentsGroups    = "userGroups: ['tipstaff:agents']\n"
+	agentsSubjects  = `subjects: [{"kind":"Group","group":{"name":"tipstaff:agents"}}]`
 )
 
 // Names of the objects that [BindingRBAC] gives.
@@ -38,6 +40,24 @@ func Webhooks(agents *clusteragents.Config) ([]byte, error) {
 		return nil, fmt.Errorf("write the match condition: %w", err)
 	}
 	return replaceOnce("base/webhooks.yaml", webhooks, agentsCondition, "expression: "+string(expression))
+}
+
+// FlowControl is base/flowcontrol.yaml with all agents, so that what waits for
+// Tipstaff takes no seats of the API server from anyone else.
+func FlowControl(agents *clusteragents.Config) ([]byte, error) {
+	users, groups := agents.Subjects()
+	var subjects []flowcontrolv1.Subject
+	for _, u := range users {
+		subjects = append(subjects, flowcontrolv1.Subject{Kind: flowcontrolv1.SubjectKindUser, User: &flowcontrolv1.UserSubject{Name: u}})
+	}
+	for _, g := range groups {
+		subjects = append(subjects, flowcontrolv1.Subject{Kind: flowcontrolv1.SubjectKindGroup, Group: &flowcontrolv1.GroupSubject{Name: g}})
+	}
+	list, err := json.Marshal(subjects)
+	if err != nil {
+		return nil, fmt.Errorf("write the flow schema's subjects: %w", err)
+	}
+	return replaceOnce("base/flowcontrol.yaml", flowControl, agentsSubjects, "subjects: "+string(list))
 }
 
 // AuditPolicyFor is [AuditPolicy] with all agents. A policy's rule that names

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	admissionregistrationv1 "k8s.io/api/admissionregistration/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
@@ -33,7 +34,7 @@ func TestFilesAreWhatIsGeneratedForNoConfig(t *testing.T) {
 		for name, tt := range map[string]struct {
 			file []byte
 			make func(*clusteragents.Config) ([]byte, error)
-		}{"base/webhooks.yaml": {webhooks, Webhooks}, "apiserver/audit-policy.yaml": {AuditPolicy, AuditPolicyFor}} {
+		}{"base/webhooks.yaml": {webhooks, Webhooks}, "apiserver/audit-policy.yaml": {AuditPolicy, AuditPolicyFor}, "base/flowcontrol.yaml": {flowControl, FlowControl}} {
 			got, err := tt.make(c)
 			if err != nil || !bytes.Equal(got, tt.file) {
 				t.Errorf("%s: %v\n%s", name, err, got)
@@ -76,6 +77,43 @@ func TestWebhooksForAgentsInsideTheCluster(t *testing.T) {
 	}
 	if !bytes.Contains(got, []byte("# Judges agents' changes.")) {
 		t.Error("the comments are gone")
+	}
+}
+
+func TestFlowControlNamesAllAgents(t *testing.T) {
+	t.Parallel()
+	text, err := FlowControl(inside)
+	if err != nil {
+		t.Fatal(err)
+	}
+	objs, err := Objects(text)
+	if err != nil || len(objs) != 4 {
+		t.Fatalf("%d objects, %v", len(objs), err)
+	}
+	levels := map[string]bool{}
+	named := map[string][]flowcontrolv1.Subject{}
+	for _, o := range objs {
+		var level flowcontrolv1.PriorityLevelConfiguration
+		var schema flowcontrolv1.FlowSchema
+		if yaml.UnmarshalStrict(o, &level) == nil && level.Kind == "PriorityLevelConfiguration" {
+			levels[level.Name] = true
+		} else if err := yaml.UnmarshalStrict(o, &schema); err != nil {
+			t.Fatalf("%v\n%s", err, o)
+		} else if named[schema.Name] = schema.Spec.Rules[0].Subjects; !levels[schema.Spec.PriorityLevelConfiguration.Name] {
+			t.Errorf("flow schema %s is of a level that isn't there", schema.Name)
+		}
+	}
+	var got []string
+	for _, s := range named["tipstaff-agents"] {
+		if s.User != nil {
+			got = append(got, s.User.Name)
+		} else {
+			got = append(got, s.Group.Name)
+		}
+	}
+	users, groups := inside.Subjects()
+	if want := append(users, groups...); !slices.Equal(got, want) {
+		t.Errorf("agents are %q, want %q", got, want)
 	}
 }
 

@@ -22,9 +22,10 @@ import (
 //go:embed crds/tipstaff.dev_*.yaml
 var CRDs embed.FS
 
-// Base is the kustomize base: namespace, RBAC and webhook configuration.
+// Base is the kustomize base: namespace, RBAC, webhook configuration and flow
+// control.
 //
-//go:embed base/namespace.yaml base/rbac.yaml base/webhooks.yaml
+//go:embed base/namespace.yaml base/rbac.yaml base/webhooks.yaml base/flowcontrol.yaml
 var Base embed.FS
 
 // DefaultRules is the risk rule set that holds where the config has none.
@@ -46,6 +47,9 @@ var RBAC []byte
 
 //go:embed base/webhooks.yaml
 var webhooks []byte
+
+//go:embed base/flowcontrol.yaml
+var flowControl []byte
 
 // WebhookConfiguration is what [Webhooks] gives, with its webhooks at base (such
 // as https://127.0.0.1:8443; their paths are added) instead of the Service, and

@@ -33,14 +33,18 @@ type Approvals interface {
 	Use(ctx context.Context, name string, t v1alpha1.Try) (*v1alpha1.Approval, error)
 }
 
+// Two replicas with all their waiters leave agents a fifth of the seats that
+// manifests/base/flowcontrol.yaml gives them in an API server of the usual size.
 const (
-	maxWaitersPerRun = 20
-	maxWaiters       = 1000
+	maxWaitersPerRun = 5
+	maxWaiters       = 25
 )
 
 // waiters caps how many requests wait inline, per run and in all: each holds a
 // seat of the API server. Past a cap the 429 comes at once.
 type waiters struct {
+	most, mostPerRun int
+
 	mu    sync.Mutex
 	total int
 	byRun map[v1alpha1.RunKey]int
@@ -51,9 +55,9 @@ func (w *waiters) enter(run v1alpha1.RunKey) (leave func(), full string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	switch {
-	case w.total >= maxWaiters:
+	case w.total >= w.most:
 		return nil, "cluster"
-	case w.byRun[run] >= maxWaitersPerRun:
+	case w.byRun[run] >= w.mostPerRun:
 		return nil, "run"
 	}
 	if w.byRun == nil {

@@ -29,7 +29,7 @@ func bytesPerWaiter(tb testing.TB, n int) (heap, stack uint64) {
 	arrived := make(chan struct{}, n)
 	f := &waitingApprovals{arrived: arrived}
 	w := newWebhook(tb, f, notRevoked, Config{})
-	w.inline = time.Hour
+	w.inline, w.waiters.most = time.Hour, n
 	before := inUse()
 	var group sync.WaitGroup
 	for i := range n {
@@ -87,7 +87,7 @@ func TestAWaitingRequestLetsGoOfItsObjects(t *testing.T) {
 func BenchmarkWaiting(b *testing.B) {
 	var heap, stack uint64
 	for b.Loop() {
-		heap, stack = bytesPerWaiter(b, maxWaiters)
+		heap, stack = bytesPerWaiter(b, 10_000)
 	}
 	b.ReportMetric(float64(heap), "heapB/waiter")
 	b.ReportMetric(float64(stack), "stackB/waiter")

@@ -70,6 +70,7 @@ func New(cfg Config, approvals Approvals, revoked Revoked, agents *clusteragents
 		rules: rules, inline: cfg.InlineWait.Duration,
 		approvals: approvals, revoked: revoked, agents: agents, limits: limits, masker: masker, now: time.Now, log: log,
 		metrics: newMetrics(), rendering: semaphore.NewWeighted(maxRendered),
+		waiters: waiters{most: maxWaiters, mostPerRun: maxWaitersPerRun},
 	}
 	if w.inline == 0 {
 		w.inline = DefaultInlineWait

@@ -507,7 +507,7 @@ func TestI7_NoSecretInAnApproval(t *testing.T) {
 
 func TestWaitersAreCapped(t *testing.T) {
 	t.Parallel()
-	var w waiters
+	w := waiters{most: maxWaiters, mostPerRun: maxWaitersPerRun}
 	leave := func() {}
 	enter := func(run v1alpha1.RunKey) (full string) {
 		var l func()

@@ -136,6 +136,10 @@ func (o *options) checks(ctx context.Context) ([]check, error) {
 	if _, err := kube.Discovery().RESTClient().Get().AbsPath("/version").DoRaw(ctx); err != nil {
 		return nil, fmt.Errorf("reach the API server: %w", err)
 	}
+	s, err := o.sections()
+	if err != nil {
+		return nil, err
+	}
 	checks := []check{
 		{"the API server serves Tipstaff's types", func(ctx context.Context) error {
 			_, err := approvals.List(ctx, c)
@@ -171,12 +175,11 @@ func (o *options) checks(ctx context.Context) ([]check, error) {
 			}
 			return nil
 		}},
+		{"where agents take all their seats of the API server, only agents queue", func(ctx context.Context) error {
+			return agentsQueueApart(ctx, kube, &s.ClusterAgents, o.configFile)
+		}},
 	}
 	if o.configFile != "" {
-		s, err := o.sections()
-		if err != nil {
-			return nil, err
-		}
 		checks = append(checks, configChecks(kube, s, o.configFile)...)
 	}
 	if o.clickhouse == "" && o.configFile == "" {

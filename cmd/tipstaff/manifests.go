@@ -45,7 +45,7 @@ is what manifests/ holds. Print and apply it again when they change; "tipstaff
 doctor --config FILE" tells when the cluster has fallen behind.`,
 		RunE: onlySubcommands,
 	}
-	cmd.AddCommand(webhooksManifestCommand(o), auditPolicyManifestCommand(o), rbacManifestCommand(o))
+	cmd.AddCommand(webhooksManifestCommand(o), auditPolicyManifestCommand(o), rbacManifestCommand(o), flowControlManifestCommand(o))
 	return cmd
 }
 
@@ -107,6 +107,21 @@ func rbacManifestCommand(o *options) *cobra.Command {
 				return err
 			}
 			return write(cmd)(manifests.BindingRBAC(&s.ClusterAgents, &s.Access))
+		},
+	}
+}
+
+func flowControlManifestCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "flow-control",
+		Short: "The flow schemas by which only agents queue where agents take all seats",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := o.sections()
+			if err != nil {
+				return err
+			}
+			return write(cmd)(manifests.FlowControl(&s.ClusterAgents))
 		},
 	}
 }

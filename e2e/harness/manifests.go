@@ -52,10 +52,14 @@ func (c *Cluster) applyManifests(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	flows, err := c.generate(ctx, "flow-control")
+	if err != nil {
+		return err
+	}
 	base, crds := filepath.Join(c.Root, "manifests", "base"), filepath.Join(c.Root, "manifests", "crds")
 	for _, args := range [][]string{
 		{"create", "-k", crds},
-		{"create", "-f", filepath.Join(base, "namespace.yaml"), "-f", filepath.Join(base, "rbac.yaml"), "-f", bindings, "-f", hooks},
+		{"create", "-f", filepath.Join(base, "namespace.yaml"), "-f", filepath.Join(base, "rbac.yaml"), "-f", bindings, "-f", flows, "-f", hooks},
 		{"wait", "--for=condition=Established", "--timeout=60s", "crd/approvals.tipstaff.dev", "crd/grants.tipstaff.dev", "crd/revocations.tipstaff.dev"},
 	} {
 		if r := c.Kubectl(ctx, c.Admin, args...); !r.OK() {
