@@ -2,11 +2,14 @@
 // can't beat: what is read is the ratio, from one interleaved run on one
 // machine. `make bench` runs it and writes the tables to bench/results/.
 //
-// Masking and admission are Go benchmarks, in process. Token reviews are a
-// scenario of their own: over TLS, against servers in processes of their own,
-// beside a real API server that verifies the same tokens itself; it ends in a
-// table of the goals. Every answer must be a yes, so nothing is fast by refusing,
-// and tokens that count as never seen go to a server that has just started.
+// Masking, and admission once more, are Go benchmarks, in process. Token reviews
+// and admission are scenarios of their own: over TLS, against servers in
+// processes of their own, beside a real API server. Token reviews have the API
+// server itself as a peer; admission has Gatekeeper and Kyverno, built from their
+// own modules (peers/), and ValidatingAdmissionPolicies. Both end in a table of
+// the goals. Every answer must be a yes, so nothing is fast by refusing; tokens
+// that count as never seen go to a server that has just started, and every side
+// is first seen to stop what it should.
 //
-// The peers and growth curves of the other parts are not here yet.
+// The other parts' peers and the growth curves are not here yet.
 package bench
