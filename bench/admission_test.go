@@ -559,8 +559,8 @@ func (b *admission) request(ctx context.Context, client *http.Client, method, na
 	return answer, nil
 }
 
-func (body body) groupPath() string {
-	if strings.HasPrefix(body.path, "deployments") {
+func (b body) groupPath() string {
+	if strings.HasPrefix(b.path, "deployments") {
 		return "apis/apps/v1"
 	}
 	return "api/v1"

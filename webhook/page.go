@@ -210,7 +210,8 @@ func plain(s string) bool {
 	for i := range len(s) {
 		c := s[i]
 		letter := c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '_' || c == '/'
-		if !letter && (i == 0 || !(c >= '0' && c <= '9') && !strings.ContainsRune(" .-:@=+,()%$", rune(c))) {
+		digit := c >= '0' && c <= '9'
+		if !letter && (i == 0 || !digit && !strings.ContainsRune(" .-:@=+,()%$", rune(c))) {
 			return false
 		}
 	}

@@ -51,7 +51,7 @@ func (s shapes) rules(of shape, general []*rule) []*rule {
 		v = &shaped{}
 		s.recent.Add(of, v) // of two at once one is forgotten: its count is lost
 	}
-	entry := v.(*shaped) //nolint:errcheck,forcetypeassert // nothing else is in it
+	entry := v.(*shaped) //nolint:forcetypeassert // nothing else is in it
 	if !entry.ready.Load() {
 		if entry.seen.Add(1) < shapedAfter {
 			return general

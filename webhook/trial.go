@@ -73,6 +73,10 @@ type TrialRequest struct {
 	NotJudged string
 	// Source says where it comes from: a file, or the id of an audit event.
 	Source string
+	// Rule is the rule that gave the verdict then, empty where none did or that is
+	// not known. Where the rule of that name hangs on something unknown, it is
+	// taken to match as it did.
+	Rule string
 	// At is when it was made, zero where that is not known.
 	At time.Time
 }
@@ -160,6 +164,9 @@ func (s *trialSet) judge(ctx context.Context, tr TrialRequest) (outcome, error) 
 	if o.undecided, err = s.partial.undecided(ctx, r, unknown); err != nil {
 		return outcome{}, err
 	}
+	if o.undecided[tr.Rule] {
+		s.matchedThen(&o.Judgement, tr.Rule)
+	}
 	switch {
 	case o.Verdict == Allow && asksForGrant(tr.Request):
 		o.Judgement = Judgement{Verdict: Deny, Rule: grantsRule}
@@ -167,6 +174,22 @@ func (s *trialSet) judge(ctx context.Context, tr TrialRequest) (outcome, error) 
 		o.Verdict, o.dryRun = Allow, true
 	}
 	return o, nil
+}
+
+// matchedThen counts a rule as matching, by what is recorded.
+func (s *trialSet) matchedThen(j *Judgement, name string) {
+	if slices.ContainsFunc(j.Matched, func(m RuleMatch) bool { return m.Rule == name }) {
+		return
+	}
+	i := slices.IndexFunc(s.rules, func(r Rule) bool { return r.Name == name })
+	if i < 0 {
+		return
+	}
+	verdict := s.rules[i].Verdict
+	j.Matched = append(j.Matched, RuleMatch{Rule: name, Verdict: verdict})
+	if strictness(verdict) > strictness(j.Verdict) {
+		j.Verdict, j.Rule, j.Failed = verdict, name, false
+	}
 }
 
 // Run tries the rules on each request. An error of requests that is
@@ -272,6 +295,9 @@ func (c *trialCount) add(tr TrialRequest, o outcome) {
 	approximate := len(o.undecided) > 0
 	if approximate {
 		c.report.Approximate++
+		if o.Verdict == Allow && !o.dryRun && c.mayBeStricter(o.undecided) {
+			c.report.Undecided++
+		}
 		for _, why := range reasons(tr.Unknown) {
 			c.report.ApproximateBecause[why]++
 		}
@@ -309,6 +335,16 @@ func (c *trialCount) add(tr TrialRequest, o outcome) {
 	case Deny:
 		r.Denied++
 	}
+}
+
+// mayBeStricter reports whether one of the rules, which may match, does more than allow.
+func (c *trialCount) mayBeStricter(undecided map[string]bool) bool {
+	for name := range undecided {
+		if c.rule(name).Verdict != Allow {
+			return true
+		}
+	}
+	return false
 }
 
 // seen counts the run and the agent.
@@ -419,11 +455,9 @@ func (c *trialCount) done() *TrialReport {
 	r.Agents, r.Runs = len(c.all.agents), len(c.all.runs)
 	for _, name := range c.order {
 		rule := c.rules[name]
-		if rule.Matched == 0 {
+		if rule.Matched == 0 && rule.Approximate == 0 {
 			r.NeverMatched = append(r.NeverMatched, name)
-			if rule.Approximate == 0 {
-				continue
-			}
+			continue
 		}
 		rule.Agents, rule.Runs = len(rule.agents), len(rule.runs)
 		for user, n := range rule.agents {

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"iter"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -172,6 +173,33 @@ func TestTrialTellsWhatHangsOnTheUnknown(t *testing.T) {
 				t.Errorf("the rule that hangs on it is not named: %+v", r.Rules)
 			}
 		})
+	}
+}
+
+// A held patch records no object: what is recorded is that a rule held it.
+func TestTrialTakesTheRecordsWordForWhatIsUnknown(t *testing.T) {
+	t.Parallel()
+	tr := trialRequest("UPDATE", "shop", three, three, lacks(PartObject, "x"))
+	r := runTrial(t, trialRules(), nil, each(tr))
+	if r.Allowed != 1 || r.Undecided != 1 || slices.Contains(r.NeverMatched, "shrink") || ruleOf(t, r, "shrink").Matched != 0 {
+		t.Errorf("with nothing recorded: %+v", r)
+	}
+	tr.Rule = "shrink"
+	r = runTrial(t, trialRules(), nil, each(tr))
+	if got := ruleOf(t, r, "shrink"); r.Held != 1 || r.Undecided != 0 || r.Approximate != 1 || got.Matched != 1 || got.Held != 1 || got.Approximate != 1 {
+		t.Errorf("with the rule recorded: %+v", r)
+	}
+	for what, rule := range map[string]string{"a rule that isn't tried": "gone", "the default": "default"} {
+		tr.Rule = rule
+		if r = runTrial(t, trialRules(), nil, each(tr)); r.Allowed != 1 || r.Undecided != 1 {
+			t.Errorf("with %s: %+v", what, r)
+		}
+	}
+	// What is known is judged by the rules alone.
+	known := trialRequest("UPDATE", "shop", three, one)
+	known.Rule = "shrink"
+	if r = runTrial(t, trialRules(), nil, each(known)); r.Held != 0 || r.Approximate != 0 {
+		t.Errorf("a known request: %+v", r)
 	}
 }
 

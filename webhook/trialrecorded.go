@@ -139,7 +139,7 @@ func (c *Recorded) Request(ev *schema.Event) (TrialRequest, bool) {
 		},
 		Agent: v1alpha1.Agent{User: ev.User, Issuer: ev.Issuer, Run: ev.Run, Model: ev.Model, Owner: ev.Owner,
 			Task: ev.Task, Profile: ev.Profile, CredentialID: ev.CredentialID},
-		Source: ev.AuditID, At: ev.Received, Unknown: map[Part]string{PartOptions: unknownOptions, PartUser: unknownUser},
+		Source: ev.AuditID, At: ev.Received, Rule: ev.Rule, Unknown: map[Part]string{PartOptions: unknownOptions, PartUser: unknownUser},
 	}
 	switch {
 	case ev.Issuer == "":

@@ -24,7 +24,10 @@ type TrialReport struct {
 	// Approximate counts those among Judged of which a part that some rule looks
 	// at is not known as it was; ApproximateBecause says why, a request may have
 	// more than one reason.
-	Approximate        int            `json:"approximate"`
+	Approximate int `json:"approximate"`
+	// Undecided counts those among Allowed that a rule would hold or deny if it
+	// matched what is not known.
+	Undecided          int            `json:"undecided"`
 	ApproximateBecause map[string]int `json:"approximateBecause,omitempty"`
 	// NotJudged counts requests that no rule was asked about, by reason.
 	NotJudged map[string]int `json:"notJudged,omitempty"`
@@ -36,7 +39,7 @@ type TrialReport struct {
 	Runs   int `json:"runs"`
 	// Rules are those that matched something, or could have, in their order.
 	Rules []TrialRule `json:"rules"`
-	// NeverMatched are the rules that matched nothing.
+	// NeverMatched are the rules that matched nothing, for sure.
 	NeverMatched []string `json:"neverMatched,omitempty"`
 	// Comparison is there where two sets of rules were tried.
 	Comparison *TrialComparison `json:"comparison,omitempty"`
@@ -121,6 +124,9 @@ func (r *TrialReport) WriteText(w io.Writer) error {
 	}
 	fmt.Fprintf(tw, "%d requests judged, of %d agents in %d runs: %s allowed, %s held, %s denied.\n",
 		r.Judged, r.Agents, r.Runs, of(r.Allowed), of(r.Held), of(r.Denied))
+	if r.Undecided > 0 {
+		fmt.Fprintf(tw, "%d of the allowed ones may be held or denied: see APPROX.\n", r.Undecided)
+	}
 	if r.DryRun > 0 {
 		fmt.Fprintf(tw, "%d of the allowed ones are dry runs of what is held.\n", r.DryRun)
 	}

@@ -174,7 +174,7 @@ func TestHTTP2IsSpokenOnlyWhereItIsAskedFor(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		url := start(t, &Server{Handler: hello, HTTP2: http2, TLS: TLS{CertFile: filepath.Join(c.dir, "server.crt"), KeyFile: filepath.Join(c.dir, "server.key")}})
 		client := c.client()
-		client.Transport.(*http.Transport).ForceAttemptHTTP2 = true //nolint:errcheck,forcetypeassert // made so above
+		client.Transport.(*http.Transport).ForceAttemptHTTP2 = true //nolint:forcetypeassert // made so above
 		resp, err := client.Get(url)
 		if err != nil {
 			t.Fatal(err)
