@@ -55,7 +55,7 @@ func TestWriteTimeline(t *testing.T) {
 		sample("9", at(20), change("delete", "team-c", 429, "held", "ap-3")),
 		sample("10", at(21), change("delete", "team-d", 403, "denied", ""), by("", "never"), func(e *Event) { e.Approvers = nil }),
 		sample("11", at(22), func(e *Event) {
-			e.Verb, e.Name, e.Verdict, e.Rule, e.DryRun = "patch", "\x1b[2Jweb", "allowed", "default", true
+			e.Verb, e.Name, e.Verdict, e.Rule, e.DryRun = "patch", "\x1b[2Jweb", "dryRun", "scale-to-zero", true
 		}),
 		sample("12", at(86400), func(e *Event) {
 			e.Resource, e.Subresource, e.Code, e.Truncated = "pods", "log", 404, true

@@ -73,6 +73,8 @@ func (l *line) outcome() string {
 	}
 	switch l.Verdict {
 	case "", "held":
+	case "dryRun":
+		parts = append(parts, "would be held")
 	case "approved", "denied":
 		parts = append(parts, l.Verdict+by)
 	default:

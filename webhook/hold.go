@@ -284,7 +284,7 @@ func (w *Webhook) notYet(r *review, d decision, a *v1alpha1.Approval, waited tim
 		resp = forbidden(r.req, deniedText(r.action(), a), causes(ReasonDenied, a.Spec.Rule, a, true))
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationApprovers], notes[v1alpha1.AnnotationReason] = "denied", by, reason
 	case v1alpha1.PhaseExpired:
-		resp = forbidden(r.req, expiredText(r.action(), a), causes(ReasonExpired, a.Spec.Rule, a, true))
+		resp = forbidden(r.req, expiredText(r.action(), a), causes(ReasonExpired, a.Spec.Rule, a, false)) // the same request is a new question
 		notes[v1alpha1.AnnotationVerdict], notes[v1alpha1.AnnotationReason] = "denied", "expired"
 	case v1alpha1.PhaseCancelled:
 		resp = forbidden(r.req, cancelledText(r.action(), a), causes(ReasonRevoked, a.Spec.Rule, a, true))

@@ -26,7 +26,7 @@ func newMetrics() *metrics {
 	m := &metrics{
 		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tipstaff_admission_verdicts_total",
-			Help: "Reviews of agents' changes by verdict (allowed, held, approved, denied) and the rule that gave it; rule is empty where none did.",
+			Help: "Reviews of agents' changes by verdict (allowed, held, approved, denied, or dryRun of what would be held) and the rule that gave it; rule is empty where none did.",
 		}, []string{"verdict", "rule"}),
 		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "tipstaff_admission_refusals_total",

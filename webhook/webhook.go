@@ -238,7 +238,7 @@ func (w *Webhook) judge(ctx context.Context, rev *admissionreview.Review, agent 
 			return &admissionv1.AdmissionResponse{
 				UID: req.UID, Allowed: true,
 				Warnings:         []string{visible(fmt.Sprintf("%s would be held by rule %q", r.action(), name))},
-				AuditAnnotations: map[string]string{v1alpha1.AnnotationVerdict: "allowed", v1alpha1.AnnotationRule: name, v1alpha1.AnnotationReason: "dry run"},
+				AuditAnnotations: map[string]string{v1alpha1.AnnotationVerdict: "dryRun", v1alpha1.AnnotationRule: name},
 			}, nil
 		}
 		return w.hold(ctx, r, d)

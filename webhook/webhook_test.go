@@ -250,7 +250,7 @@ func TestAnswers(t *testing.T) {
 				*r.DryRun = true
 				return r
 			},
-			verdict: "allowed", text: `would be held by rule "delete-namespace"`,
+			verdict: "dryRun", text: `would be held by rule "delete-namespace"`,
 		},
 		{
 			name:  "an undecided request is told to come back",

@@ -63,7 +63,7 @@ const (
 	// GuardWebhookName is the name of the webhook that guards Tipstaff's own objects.
 	GuardWebhookName = "guard.tipstaff.dev"
 
-	AnnotationVerdict   = "verdict"   // allowed, held, approved, denied
+	AnnotationVerdict   = "verdict"   // allowed, held, approved, denied; dryRun of what would be held
 	AnnotationRule      = "rule"      // the rule that decided
 	AnnotationApproval  = "approval"  // the Approval's name
 	AnnotationApprovers = "approvers" // comma-separated usernames who approved (or denied) it
