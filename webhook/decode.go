@@ -1,8 +1,10 @@
 package webhook
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	admissionv1 "k8s.io/api/admission/v1"
 
@@ -109,8 +111,17 @@ func (r *review) mark() (path string, found bool) {
 	return mask.ContainsMark(r.object())
 }
 
+// hiding are the escapes (RFC 8259, section 7) that stand for what a mask
+// consists of, or for what may part one in base64.
+var hiding = [][]byte{[]byte(`\u`), []byte(`\/`), []byte(`\n`), []byte(`\r`)}
+
 // hidden reports whether an escape hides a mask from who reads v's text.
+// Most escapes are quotes, which can't.
 func hidden(v jsontree.Value) bool {
+	raw := v.Raw()
+	if !slices.ContainsFunc(hiding, func(escape []byte) bool { return bytes.Contains(raw, escape) }) {
+		return false
+	}
 	for s := range v.EscapedStrings() {
 		if mask.HasMark(s) {
 			return true

@@ -273,12 +273,16 @@ func cut(s string, most int) string {
 	return s
 }
 
+// unseen reports whether r shows nothing, or changes how others are shown.
 func unseen(r rune) bool {
-	return r != '\n' && r != '\t' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u2028' || r == '\u2029')
+	if r < 0x80 {
+		return r != '\n' && r != '\t' && unicode.IsControl(r)
+	}
+	return r == '\u2800' || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Other_Default_Ignorable_Code_Point, unicode.Variation_Selector)
 }
 
-// visible writes control and format characters (direction overrides, zero
-// width) as escapes: what an approver reads must be what is there.
+// visible writes what is not seen (control characters, direction overrides, zero
+// width, fillers, variation selectors) as escapes: what an approver reads must be what is there.
 func visible(s string) string {
 	if !hides(s) {
 		return s

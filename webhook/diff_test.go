@@ -50,6 +50,8 @@ func TestDiff(t *testing.T) {
 		{"no change shows nothing", "{kind: Pod}", "{kind: Pod}", ""},
 		{"text that runs backwards or hides is made visible", "", `{a: "x\u202ey\u200bz", "b\u202e": 1}`,
 			head + "@@ -0,0 +1,2 @@\n+a: \"x\\u202ey\\u200bz\"\n+\"b\\u202e\": 1\n"},
+		{"fillers that look like nothing are made visible", "", `{a: "x\u3164y\ufe0fz\u2800", b: "é"}`,
+			head + "@@ -0,0 +1,2 @@\n+a: \"x\\u3164y\\ufe0fz\\u2800\"\n+b: \"é\"\n"},
 		{"of which item a far field is, is told", containers("false", "true"), containers("true", "true"),
 			head + "@@ -69,7 +69,7 @@ spec.containers[log-tailer].securityContext.privileged\n       b: 2\n       c: 3\n       d: 4\n-      privileged: false\n+      privileged: true\n" +
 				"   - env:\n     - name: SETTING\n       value: x\n"},
