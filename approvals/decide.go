@@ -24,6 +24,8 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrFinal means that the approval is decided, used, cancelled or expired.
 	ErrFinal = errors.New("already final")
+	// ErrVoted means that the caller has decided it before.
+	ErrVoted = errors.New("one person is one vote")
 	// ErrForbidden means that the API server (RBAC or the guard) refused the caller.
 	ErrForbidden = errors.New("not allowed")
 	// ErrChanged means that the name stands for another approval than was shown.
@@ -117,12 +119,12 @@ func Decide(ctx context.Context, c client.Client, name string, d Decision, shown
 		}
 		now := time.Now()
 		if p := State(&a, now); Final(p) {
-			return fmt.Errorf("approval %s is %s: %w", name, describe(&a, p), ErrFinal)
+			return fmt.Errorf("%s: %w", describe(&a, p), ErrFinal)
 		}
 		for _, earlier := range a.Status.Decisions {
 			// Who approved as one of several may still break the glass, once.
 			if earlier.By == by && (!d.BreakGlass || earlier.BreakGlass) {
-				return fmt.Errorf("%s already decided approval %s (%s): %w", by, name, earlier.Verdict, ErrFinal)
+				return fmt.Errorf("%s decided already (%s): %w", by, earlier.Verdict, ErrVoted)
 			}
 		}
 		if d.BreakGlass && len(a.Spec.BreakGlass) == 0 {

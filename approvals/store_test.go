@@ -373,7 +373,7 @@ func TestDecide(t *testing.T) {
 	if err != nil || got.Status.Phase != v1alpha1.PhaseApproved || got.Status.Decisions[0].By != "alice" {
 		t.Fatalf("got %+v, %v", got, err)
 	}
-	if _, err := Decide(t.Context(), s.client, a.Name, Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil); !errors.Is(err, ErrFinal) {
+	if _, err := Decide(t.Context(), s.client, a.Name, Decision{Verdict: v1alpha1.VerdictApprove, Reason: "", Via: "kubectl"}, nil); !errors.Is(err, ErrVoted) {
 		t.Errorf("twice: %v", err)
 	}
 	var table bytes.Buffer

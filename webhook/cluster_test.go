@@ -288,10 +288,11 @@ func TestOnlyWhatRulesReadIsAsked(t *testing.T) {
 
 func TestATrialCantAskTheCluster(t *testing.T) {
 	t.Parallel()
-	trial, err := NewTrial(Config{Rules: []Rule{
+	rules := Config{Rules: []Rule{
 		{Name: "may", Match: "authorizer.requestResource.check('force').allowed()", Verdict: Hold, Approvers: []string{"sre"}},
 		{Name: "env", Match: "namespaceObject == null", Verdict: Deny},
-	}}, nil)
+	}}
+	trial, err := NewTrial(rules, rules, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,9 +1,12 @@
 package webhook
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/google/cel-go/cel"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -56,7 +59,7 @@ func compileLists(lists []ruleList, opts ...cel.EvalOption) (*ruleBook, field.Er
 				errs = append(errs, field.Duplicate(at.Child("name"), r.Name))
 			}
 			names[r.Name] = true
-			ast, err := compile(env, r.Match)
+			ast, err := book.compile(env, r.Match)
 			if err == nil {
 				if t := ast.OutputType(); !t.IsExactType(cel.BoolType) && !t.IsExactType(cel.DynType) {
 					err = fmt.Errorf("must yield true or false, not %s", t)
@@ -98,7 +101,7 @@ func (b *ruleBook) addVariable(env *cel.Env, v Variable, at *field.Path, opts []
 	case b.variables[name] != nil:
 		return env, field.Duplicate(at.Child("name"), v.Name)
 	}
-	ast, err := compile(env, v.Expression)
+	ast, err := b.compile(env, v.Expression)
 	var program cel.Program
 	if err == nil {
 		program, err = b.plan(env, ast, opts)
@@ -118,9 +121,34 @@ func (b *ruleBook) addVariable(env *cel.Env, v Variable, at *field.Path, opts []
 	return next, nil
 }
 
-func compile(env *cel.Env, expression string) (*cel.Ast, error) {
+func (b *ruleBook) compile(env *cel.Env, expression string) (*cel.Ast, error) {
 	ast, issues := env.Compile(expression)
-	return ast, issues.Err()
+	if err := issues.Err(); err != nil {
+		return nil, errors.Join(err, b.unknownVariables(expression))
+	}
+	return ast, nil
+}
+
+var readsVariable = regexp.MustCompile(`\bvariables\s*\.\s*[A-Za-z_][A-Za-z0-9_]*`)
+
+// unknownVariables names the variables that an expression reads and nobody has
+// defined before it: of those CEL says only that it knows no "variables".
+func (b *ruleBook) unknownVariables(expression string) error {
+	var unknown []string
+	for _, read := range readsVariable.FindAllString(expression, -1) {
+		name := strings.Join(strings.Fields(read), "")
+		if b.variables[name] == nil && !slices.Contains(unknown, name) {
+			unknown = append(unknown, name)
+		}
+	}
+	if unknown == nil {
+		return nil
+	}
+	known := slices.Sorted(maps.Keys(b.variables))
+	if len(known) == 0 {
+		return fmt.Errorf("%s: no variable is defined before this", strings.Join(unknown, ", "))
+	}
+	return fmt.Errorf("%s: not among the variables defined before this, %s", strings.Join(unknown, ", "), strings.Join(known, ", "))
 }
 
 func (b *ruleBook) plan(env *cel.Env, ast *cel.Ast, opts []cel.EvalOption) (cel.Program, error) {

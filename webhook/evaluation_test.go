@@ -134,7 +134,8 @@ func TestTrialKnowsWhichPartsOfRequestAreOpen(t *testing.T) {
 		{PartOptions, "has(request.options.fieldManager)", true},
 		{PartOptions, "request.operation == 'UPDATE' || has(request.options.fieldManager)", false},
 	} {
-		trial, err := NewTrial(Config{Rules: []Rule{{Name: "r", Match: tt.match, Verdict: Deny}}}, nil)
+		rules := Config{Rules: []Rule{{Name: "r", Match: tt.match, Verdict: Deny}}}
+		trial, err := NewTrial(rules, rules, false)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -20,7 +20,7 @@ const (
 	CauseRule     metav1.CauseType = "tipstaff.dev/rule"     // the rule's name
 	CauseApproval metav1.CauseType = "tipstaff.dev/approval" // the approval's name
 	CauseState    metav1.CauseType = "tipstaff.dev/state"    // its phase
-	CauseFinal    metav1.CauseType = "tipstaff.dev/final"    // yes or no: whether the same request can still go through
+	CauseFinal    metav1.CauseType = "tipstaff.dev/final"    // yes: the same request can't go through any more; no: it may
 )
 
 // Values of CauseReason.
@@ -57,10 +57,15 @@ func action(req *admissionv1.AdmissionRequest, object, oldObject func() map[stri
 	if req.Namespace != "" && req.Resource.Resource != "namespaces" {
 		b.WriteString(" in namespace " + strconv.Quote(req.Namespace))
 	}
-	if req.SubResource == "scale" {
+	switch req.SubResource {
+	case "scale":
 		if n, ok := replicas(object()); ok {
 			fmt.Fprintf(&b, " to %d replicas", n)
 		}
+	case "exec", "attach":
+		b.WriteString(command(object()))
+	case "portforward":
+		b.WriteString(" to any of its ports") // a client names them once it is connected
 	}
 	if asksForGrant(req) {
 		b.WriteString(granted(object()))
@@ -70,6 +75,30 @@ func action(req *admissionv1.AdmissionRequest, object, oldObject func() map[stri
 		s = strings.ToValidUTF8(s[:maxActionLength], "") + "…"
 	}
 	return s
+}
+
+// maxCommand, in bytes, bounds a command in one line; the difference has all of it.
+const maxCommand = 256
+
+// command says what a PodExecOptions or PodAttachOptions runs, and in which container.
+func command(options map[string]any) string {
+	var b strings.Builder
+	if container := stringOf(options["container"]); container != "" {
+		b.WriteString(", container " + strconv.Quote(container))
+	}
+	words, _ := options["command"].([]any)
+	for i, word := range words {
+		if i == 0 {
+			b.WriteString(":")
+		}
+		quoted := strconv.Quote(stringOf(word))
+		if b.Len()+len(quoted) > maxCommand {
+			b.WriteString(" …")
+			break
+		}
+		b.WriteString(" " + quoted)
+	}
+	return b.String()
 }
 
 // maxNamedNamespaces is how many namespaces of a grant stand in one line; the

@@ -34,6 +34,10 @@ func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]
 			}
 		}
 	}
+	if req.SubResource == "scale" {
+		normaliseScale(newObj)
+		normaliseScale(oldObj)
+	}
 	if statusStands(req, newObj, oldObj) {
 		delete(newObj, "status")
 		delete(oldObj, "status")
@@ -42,6 +46,14 @@ func normalised(req *admissionv1.AdmissionRequest, object, oldObject map[string]
 		normaliseNew(req, newObj)
 	}
 	return newObj, oldObj
+}
+
+// normaliseScale says zero replicas, which the JSON of a Scale leaves out
+// (autoscaling/v1, omitempty), as people read it.
+func normaliseScale(scale map[string]any) {
+	if spec, ok := scale["spec"].(map[string]any); ok && spec["replicas"] == nil {
+		spec["replicas"] = int64(0)
+	}
 }
 
 // statusStands reports whether the request leaves status alone, which moves by

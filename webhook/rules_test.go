@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"encoding/json"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
@@ -175,4 +176,41 @@ func mustJSON(t testing.TB, v any) []byte {
 		t.Fatal(err)
 	}
 	return b
+}
+
+func TestTheActionSaysWhatIsDone(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct{ line, object, want string }{
+		{"UPDATE apps/deployments/scale shop web", "{kind: Scale, spec: {}}", `update deployments/scale "web" in namespace "shop" to 0 replicas`},
+		{"UPDATE apps/deployments/scale shop web", "{kind: Scale, spec: {replicas: 4}}", `update deployments/scale "web" in namespace "shop" to 4 replicas`},
+		{"CONNECT core/pods/exec shop web", `{container: app, command: [sh, -c, "rm -rf /data; echo \"done\""]}`, `connect pods/exec "web" in namespace "shop", container "app": "sh" "-c" "rm -rf /data; echo \"done\""`},
+		{"CONNECT core/pods/exec shop web", "{command: [echo, " + strings.Repeat("x", 300) + "]}", `connect pods/exec "web" in namespace "shop": "echo" …`},
+		{"CONNECT core/pods/attach shop web", "{container: app}", `connect pods/attach "web" in namespace "shop", container "app"`},
+		{"CONNECT core/pods/portforward shop web", "{}", `connect pods/portforward "web" in namespace "shop" to any of its ports`},
+		{"CONNECT core/pods/portforward shop web", "{ports: [80]}", `connect pods/portforward "web" in namespace "shop" to any of its ports`},
+	} {
+		r, err := open(request(t, tt.line, tt.object, ""), testAgent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := r.action(); got != tt.want {
+			t.Errorf("%s %s: got\n%s, want\n%s", tt.line, tt.object, got, tt.want)
+		}
+	}
+}
+
+// A Scale leaves zero out: people read the number all the same.
+func TestAScaleToZeroShowsItsZero(t *testing.T) {
+	t.Parallel()
+	req := request(t, "UPDATE apps/deployments/scale shop web", "{kind: Scale, spec: {}}", "{kind: Scale, spec: {replicas: 2}}")
+	r, err := open(req, testAgent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	newObj, oldObj := normalised(req, r.object(), r.oldObject())
+	for what, obj := range map[string]map[string]any{"0": newObj, "2": oldObj} {
+		if got := fmt.Sprint(obj["spec"].(map[string]any)["replicas"]); got != what {
+			t.Errorf("replicas %s, want %s", got, what)
+		}
+	}
 }

@@ -49,17 +49,24 @@ func (f *RuleFile) Validate(at *field.Path) field.ErrorList {
 
 // RulesOf are the rules in force under cfg: the shipped ones where it has none.
 func RulesOf(cfg Config) ([]Rule, error) {
+	rules, _, err := rulesOf(cfg)
+	return rules, err
+}
+
+func rulesOf(cfg Config) ([]Rule, []Variable, error) {
 	lists, fault := cfg.ruleLists(nil)
 	if fault != nil {
-		return nil, fault
+		return nil, nil, fault
 	}
-	var out []Rule
+	var rules []Rule
+	var variables []Variable
 	for _, l := range lists {
 		for _, r := range l.rules {
-			out = append(out, r.withDefaults())
+			rules = append(rules, r.withDefaults())
 		}
+		variables = append(variables, l.variables...)
 	}
-	return out, nil
+	return rules, variables, nil
 }
 
 // TrialRequest is one request of the past.
@@ -74,8 +81,8 @@ type TrialRequest struct {
 	// Source says where it comes from: a file, or the id of an audit event.
 	Source string
 	// Rule is the rule that gave the verdict then, empty where none did or that is
-	// not known. Where the rule of that name hangs on something unknown, it is
-	// taken to match as it did.
+	// not known. Where it hangs on something unknown, it is taken to match as it
+	// did, as long as it asks the same as the rule in force.
 	Rule string
 	// At is when it was made, zero where that is not known.
 	At time.Time
@@ -91,30 +98,33 @@ type trialSet struct {
 	*RuleSet
 	rules   []Rule
 	partial *partial
+	// recorded are the rules that ask what the rule of that name in force asks:
+	// what is recorded of one is true of the other.
+	recorded map[string]bool
 }
 
-// NewTrial compiles the rules of candidate and, where present is not nil, the
-// rules to compare them with.
-func NewTrial(candidate Config, present *Config) (*Trial, error) {
+// NewTrial compiles the rules of candidate. inForce are the rules that judged
+// the requests then; compare asks what candidate changes against them.
+func NewTrial(candidate, inForce Config, compare bool) (*Trial, error) {
 	t := &Trial{}
 	var err error
-	if t.set, err = newTrialSet(candidate); err != nil {
+	if t.set, err = newTrialSet(candidate, inForce); err != nil {
 		return nil, err
 	}
-	if present != nil {
-		if t.present, err = newTrialSet(*present); err != nil {
+	if compare {
+		if t.present, err = newTrialSet(inForce, inForce); err != nil {
 			return nil, err
 		}
 	}
 	return t, nil
 }
 
-func newTrialSet(cfg Config) (*trialSet, error) {
+func newTrialSet(cfg, inForce Config) (*trialSet, error) {
 	set, err := NewRuleSet(cfg)
 	if err != nil {
 		return nil, err
 	}
-	rules, err := RulesOf(cfg)
+	rules, variables, err := rulesOf(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -122,7 +132,18 @@ func newTrialSet(cfg Config) (*trialSet, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &trialSet{RuleSet: set, rules: rules, partial: p}, nil
+	s := &trialSet{RuleSet: set, rules: rules, partial: p, recorded: map[string]bool{}}
+	then, variablesThen, err := rulesOf(inForce)
+	if err != nil {
+		return nil, err
+	}
+	sameVariables := slices.Equal(variables, variablesThen)
+	for _, r := range rules {
+		s.recorded[r.Name] = slices.ContainsFunc(then, func(o Rule) bool {
+			return o.Name == r.Name && o.Match == r.Match && (sameVariables || !strings.Contains(r.Match, "variables"))
+		})
+	}
+	return s, nil
 }
 
 // ErrUnreadable marks an error of a source of requests that concerns one of
@@ -164,7 +185,7 @@ func (s *trialSet) judge(ctx context.Context, tr TrialRequest) (outcome, error) 
 	if o.undecided, err = s.partial.undecided(ctx, r, unknown); err != nil {
 		return outcome{}, err
 	}
-	if o.undecided[tr.Rule] {
+	if o.undecided[tr.Rule] && s.recorded[tr.Rule] {
 		s.matchedThen(&o.Judgement, tr.Rule)
 	}
 	switch {
@@ -182,9 +203,6 @@ func (s *trialSet) matchedThen(j *Judgement, name string) {
 		return
 	}
 	i := slices.IndexFunc(s.rules, func(r Rule) bool { return r.Name == name })
-	if i < 0 {
-		return
-	}
 	verdict := s.rules[i].Verdict
 	j.Matched = append(j.Matched, RuleMatch{Rule: name, Verdict: verdict})
 	if strictness(verdict) > strictness(j.Verdict) {

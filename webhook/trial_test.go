@@ -73,7 +73,11 @@ func each(trs ...TrialRequest) iter.Seq2[TrialRequest, error] {
 
 func runTrial(t testing.TB, candidate Config, present *Config, requests iter.Seq2[TrialRequest, error]) *TrialReport {
 	t.Helper()
-	trial, err := NewTrial(candidate, present)
+	inForce := candidate
+	if present != nil {
+		inForce = *present
+	}
+	trial, err := NewTrial(candidate, inForce, present != nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,6 +199,24 @@ func TestTrialTakesTheRecordsWordForWhatIsUnknown(t *testing.T) {
 			t.Errorf("with %s: %+v", what, r)
 		}
 	}
+	// Of a rule that asks something else by now, the record tells nothing.
+	tr.Rule = "shrink"
+	present, narrower := trialRules(), trialRules()
+	i := slices.IndexFunc(narrower.Rules, func(r Rule) bool { return r.Name == "shrink" })
+	narrower.Rules[i].Match = "request.namespace == 'shop' && (" + narrower.Rules[i].Match + ")"
+	if r = runTrial(t, narrower, &present, each(tr)); r.Held != 0 || r.Undecided != 1 || r.Comparison.NoLongerHeld != 1 {
+		t.Errorf("with another rule of that name: %+v, %+v", r, r.Comparison)
+	}
+	present.Variables = []Variable{{Name: "less", Expression: "object.spec.replicas < oldObject.spec.replicas"}}
+	present.Rules[i].Match = "request.operation == 'UPDATE' && variables.less"
+	other := present
+	other.Variables = []Variable{{Name: "less", Expression: "object.spec.replicas + 1 < oldObject.spec.replicas"}}
+	if r = runTrial(t, other, &present, each(tr)); r.Held != 0 || r.Undecided != 1 {
+		t.Errorf("with another variable of that name: %+v", r)
+	}
+	if r = runTrial(t, present, &present, each(tr)); r.Held != 1 || r.Undecided != 0 {
+		t.Errorf("with the same variable: %+v", r)
+	}
 	// What is known is judged by the rules alone.
 	known := trialRequest("UPDATE", "shop", three, one)
 	known.Rule = "shrink"
@@ -230,7 +252,7 @@ func TestTrialCompares(t *testing.T) {
 
 func TestTrialGoesOnAfterWhatCantBeRead(t *testing.T) {
 	t.Parallel()
-	trial, err := NewTrial(trialRules(), nil)
+	trial, err := NewTrial(trialRules(), trialRules(), false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -93,6 +93,8 @@ func TestFaultsOfVariables(t *testing.T) {
 		{"one that uses another before it is fine", []Variable{{"a", "1"}, {"b", "variables.a + 1"}}, ""},
 		{"one that uses itself is refused", []Variable{{"a", "variables.a"}}, "variables[0].expression"},
 		{"one that uses a later one is refused", []Variable{{"a", "variables.b"}, {"b", "1"}}, "variables[0].expression"},
+		{"what it knows is named", []Variable{{"a", "1"}, {"b", "variables.aa + variables.a"}}, "variables.aa: not among the variables defined before this, variables.a"},
+		{"and that it knows nothing", []Variable{{"a", "variables.b"}}, "variables.b: no variable is defined before this"},
 		{"without a name", []Variable{{"", "1"}}, "variables[0].name: Required"},
 		{"a name given twice", []Variable{{"a", "1"}, {"a", "2"}}, "variables[1].name: Duplicate"},
 		{"a name with a dash", []Variable{{"a-b", "1"}}, "variables[0].name: Invalid"},
@@ -118,13 +120,14 @@ func TestFaultsOfVariables(t *testing.T) {
 
 func TestTrialKnowsWhatVariablesHangOn(t *testing.T) {
 	t.Parallel()
-	trial, err := NewTrial(Config{
+	rules := Config{
 		Variables: []Variable{{Name: "old", Expression: "oldObject.spec.a"}, {Name: "new", Expression: "object.spec.a"}},
 		Rules: []Rule{
 			{Name: "open", Match: "variables.old == 1", Verdict: Deny},
 			{Name: "closed", Match: "variables.new == 2 || variables.old == 1", Verdict: Deny},
 		},
-	}, nil)
+	}
+	trial, err := NewTrial(rules, rules, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,7 +20,6 @@ import (
 	"golang.org/x/term"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
-	"sigs.k8s.io/yaml"
 
 	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/internal/config"
@@ -40,13 +39,6 @@ func rulesCommand(o *options) *cobra.Command {
 		Use:   "rules",
 		Short: "List the rules that judge agents, or try rules on requests of the past",
 		RunE:  onlySubcommands,
-		PersistentPreRunE: func(*cobra.Command, []string) error {
-			switch o.output {
-			case "", "json", "yaml":
-				return nil
-			}
-			return fmt.Errorf("-o %s: only json and yaml are known", o.output)
-		},
 	}
 	cmd.AddCommand(rulesListCommand(o), rulesTestCommand(o))
 	return cmd
@@ -54,16 +46,8 @@ func rulesCommand(o *options) *cobra.Command {
 
 // print writes v as -o says, and for people by text where it says nothing.
 func (o *options) print(w io.Writer, v any, text func(io.Writer) error) error {
-	switch o.output {
-	case "json":
-		return printJSON(w, v)
-	case "yaml":
-		b, err := yaml.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
+	if o.forScripts() {
+		return o.printAs(w, v)
 	}
 	return text(w)
 }
@@ -100,28 +84,28 @@ func (c *Config) Includes() []config.Include {
 }
 
 // ruleConfig is what judges under --config and --rules: the rules, and who is
-// an agent. present is the config's own where candidate is another, else nil.
-func (o *options) ruleConfig(rulesFile string) (candidate webhook.Config, present *webhook.Config, agents *clusteragents.Config, err error) {
+// an agent. inForce are the config's own, the shipped ones without a config.
+func (o *options) ruleConfig(rulesFile string) (candidate, inForce webhook.Config, agents *clusteragents.Config, err error) {
 	if o.configFile != "" {
 		c := &ruleSections{}
 		if err := config.Load(o.configFile, c); err != nil {
-			return candidate, nil, nil, err
+			return candidate, inForce, nil, err
 		}
 		if c.Webhook != nil {
-			candidate = *c.Webhook
+			inForce = *c.Webhook
 		}
 		agents = &c.ClusterAgents
 	}
+	candidate = inForce
 	if rulesFile == "" {
-		return candidate, nil, agents, nil
+		return candidate, inForce, agents, nil
 	}
 	var f webhook.RuleFile
 	if err := config.Load(rulesFile, &f); err != nil {
-		return candidate, nil, nil, err
+		return candidate, inForce, nil, err
 	}
-	own := candidate
 	candidate.Variables, candidate.Rules, candidate.RuleFiles = f.Variables, f.Rules, nil
-	return candidate, &own, agents, nil
+	return candidate, inForce, agents, nil
 }
 
 // listedRule is a rule as `rules list` shows it.
@@ -218,14 +202,11 @@ func (o *options) testRules(cmd *cobra.Command, f trialFlags, args []string) err
 	case f.since != "" && len(args) > 0:
 		return errors.New("either files or --since, not both")
 	}
-	candidate, present, agents, err := o.ruleConfig(f.rules)
+	candidate, inForce, agents, err := o.ruleConfig(f.rules)
 	if err != nil {
 		return err
 	}
-	if !f.compare {
-		present = nil
-	}
-	trial, err := webhook.NewTrial(candidate, present)
+	trial, err := webhook.NewTrial(candidate, inForce, f.compare)
 	if err != nil {
 		return err
 	}
