@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"iter"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -55,6 +56,7 @@ var (
 	errTooLong  = errors.New("the JSON text is too long")
 	errTrailing = errors.New("there is more than one JSON value")
 	errNumber   = errors.New("a number is out of range")
+	errTwice    = errors.New("a name is given twice in one object")
 )
 
 // maxSmallNumber is the longest number that always fits a float64.
@@ -65,7 +67,9 @@ func Parse(text []byte) (Value, error) {
 	if len(text) > MaxBytes {
 		return Value{}, errTooLong
 	}
-	if !jsontext.Value(text).IsValid() {
+	// Names given twice are found below: jsontext takes longer for that than for
+	// all the rest (a hash table for each object), and webhooks are waited for.
+	if !jsontext.Value(text).IsValid(jsontext.AllowDuplicateNames(true)) {
 		return Value{}, fault(text)
 	}
 	s := scanner{text: text, nodes: make([]node, 0, 16+len(text)/16)}
@@ -85,7 +89,7 @@ func fault(text []byte) error {
 	var syntactic *jsontext.SyntacticError
 	switch {
 	case errors.Is(err, jsontext.ErrDuplicateName):
-		return errors.New("a name is given twice in one object")
+		return errTwice
 	case errors.As(err, &syntactic):
 		return fmt.Errorf("not JSON (RFC 8259): byte %d", syntactic.ByteOffset)
 	}
@@ -96,6 +100,7 @@ func fault(text []byte) error {
 type scanner struct {
 	text  []byte
 	nodes []node
+	names [][]byte // room for those of one object
 }
 
 // scan relies on the text being valid JSON: of that, quotes and brackets tell all.
@@ -129,6 +134,9 @@ func (s *scanner) scan() error {
 			at++
 			n := &s.nodes[open[len(open)-1]]
 			n.end, n.next = uint32(at), int32(len(s.nodes)) //nolint:gosec // at most MaxBytes
+			if c == '}' && !s.distinct(open[len(open)-1]) {
+				return errTwice
+			}
 			open = open[:len(open)-1]
 		case '"':
 			end, escaped := s.stringEnd(at + 1)
@@ -157,6 +165,67 @@ func (s *scanner) scan() error {
 		}
 	}
 	return nil
+}
+
+var quote = []byte{'"'}
+
+// distinct reports whether the members of an object, which was just read whole,
+// have different names.
+func (s *scanner) distinct(object int32) bool {
+	names, plain := s.names[:0], true
+	for i := object + 1; int(i) < len(s.nodes); i = s.nodes[i].next {
+		n := &s.nodes[i]
+		name := s.text[n.nameAt:n.named]
+		plain = plain && (!n.nameEscaped || spelledOnce(name))
+		names = append(names, name)
+	}
+	s.names = names
+	if !plain {
+		for i, name := range names {
+			names[i], _ = jsontext.AppendUnquote(nil, slices.Concat(quote, name, quote)) // known to be valid
+		}
+	}
+	if len(names) > smallContainer {
+		slices.SortFunc(names, bytes.Compare)
+		for i := 1; i < len(names); i++ {
+			if bytes.Equal(names[i-1], names[i]) {
+				return false
+			}
+		}
+		return true
+	}
+	var seen uint64 // a bit for what names end in
+	for i, name := range names {
+		bit := uint64(1) << (ending(name) * 0x9e3779b97f4a7c15 >> 58)
+		if seen&bit != 0 && slices.ContainsFunc(names[:i], func(other []byte) bool { return bytes.Equal(other, name) }) {
+			return false
+		}
+		seen |= bit
+	}
+	return true
+}
+
+// ending is the last seven bytes of a name, and its length.
+func ending(name []byte) uint64 {
+	e := uint64(len(name))
+	for _, c := range name[max(0, len(name)-7):] {
+		e = e<<8 | uint64(c)
+	}
+	return e
+}
+
+// spelledOnce reports whether a name with escapes is equal to another such name
+// only where they are spelled alike (RFC 8259, section 7): \u and \/ stand for
+// characters that have another spelling, the other escapes for those that don't.
+func spelledOnce(name []byte) bool {
+	for i := 0; i < len(name); i++ {
+		if name[i] == '\\' {
+			if i++; name[i] == 'u' || name[i] == '/' {
+				return false
+			}
+		}
+	}
+	return true
 }
 
 // stringEnd is where the string ends whose first byte is at start: after its quote.

@@ -1,11 +1,13 @@
 package jsontree
 
 import (
+	"errors"
 	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 
+	"github.com/go-json-experiment/json/jsontext"
 	kjson "sigs.k8s.io/json"
 )
 
@@ -37,22 +39,44 @@ func TestDecodeIsWhatKubernetesReads(t *testing.T) {
 	}
 }
 
+// many is an object of n members, k0 and so on, and one more.
+func many(n int, last string) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, `"k%d":{"k1":[]},`, i)
+	}
+	return "{" + b.String() + last + "}"
+}
+
+func TestNamesThatDiffer(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{`{"a":{"a":{"a":1}},"b":{"a":1}}`, `[{"a":1},{"a":1}]`, `{"a":1,"A":2,"\u0041a":3,"aA":4}`, `{"a\"":1,"a\\":2,"a\n":3,"b\"":4,"a/":5,"a":6,"a\u0000":7}`, `{"":1,"\u0000":2,"b":{"":1}}`,
+		`{"1234567a":1,"1234567b":2,"0234567b":3,"00234567b":4}`, many(3*smallContainer, `"\u006b":0`), many(3, `"\u006b":0`)} {
+		mustParse(t, text)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		``: "not JSON", `{`: "not JSON", `{"a":1,}`: "not JSON", `{} {}`: "more than one", `{}x`: "more than one", `{'a':1}`: "not JSON",
-		`{"secret":1,"secret":2}`:             "given twice",
-		`{"x":{"secret":1,"secre\u0074":2}}`:  "given twice",
-		"{\"a\":\"secret\xff\"}":              "not JSON",
-		`{"a":"\ud800secret"}`:                "not JSON",
-		`{"a":secret}`:                        "not JSON",
-		`{"a":1e999}`:                         "out of range",
-		`01`:                                  "",
-		strings.Repeat(`[`, 20_000):           "not JSON",
-		strings.Repeat(`{"secret":`, 20_000):  "not JSON",
-		`["a` + "\n" + `"]`:                   "not JSON",
-		"\ufeff{}":                            "not JSON",
-		`{"a":"` + strings.Repeat("x", 1<<20): "not JSON",
+		`{"secret":1,"secret":2}`:                                         "given twice",
+		`{"x":{"secret":1,"secre\u0074":2}}`:                              "given twice",
+		`{"x":[{"secret":1,"a":{"secret":{}},"secret":2}]}`:               "given twice",
+		`{` + strings.Repeat(`"secret":[{}],`, smallContainer) + `"x":1}`: "given twice",
+		many(3*smallContainer, `"k7":0`):                                  "given twice",
+		many(3*smallContainer, `"\u006b7":0`):                             "given twice",
+		many(3, `"\u006b1":0`):                                            "given twice",
+		"{\"a\":\"secret\xff\"}":                                          "not JSON",
+		`{"a":"\ud800secret"}`:                                            "not JSON",
+		`{"a":secret}`:                                                    "not JSON",
+		`{"a":1e999}`:                                                     "out of range",
+		`01`:                                                              "",
+		strings.Repeat(`[`, 20_000):                                       "not JSON",
+		strings.Repeat(`{"secret":`, 20_000):                              "not JSON",
+		`["a` + "\n" + `"]`:                                               "not JSON",
+		"\ufeff{}":                                                        "not JSON",
+		`{"a":"` + strings.Repeat("x", 1<<20):                             "not JSON",
 	} {
 		_, err := Parse([]byte(text))
 		if err == nil || !strings.Contains(err.Error(), want) {
@@ -128,6 +152,10 @@ func FuzzParse(f *testing.F) {
 		v, err := Parse(text)
 		if string(text) != before {
 			t.Fatal("the text has changed")
+		}
+		// Refused are the values that jsontext refuses, and numbers out of range.
+		if valid := jsontext.Value(text).IsValid(); valid != (err == nil) && (!valid || !errors.Is(err, errNumber)) {
+			t.Fatalf("%q: got %v, the library says %t", text, err, valid)
 		}
 		if err != nil {
 			return
