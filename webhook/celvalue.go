@@ -76,7 +76,12 @@ func (m celMap) Size() ref.Val { return types.Int(m.v.Len()) }
 func (m celMap) Iterator() traits.Iterator { return m.whole().Iterator() }
 
 // Equal compares, as CEL does.
-func (m celMap) Equal(other ref.Val) ref.Val { return m.whole().Equal(other) }
+func (m celMap) Equal(other ref.Val) ref.Val {
+	if o, ok := other.(traits.Mapper); !ok || o.Size() != m.Size() {
+		return types.False
+	}
+	return m.whole().Equal(other)
+}
 
 // ConvertToNative converts to a Go type.
 func (m celMap) ConvertToNative(t reflect.Type) (any, error) { return m.whole().ConvertToNative(t) }
@@ -138,7 +143,12 @@ func (l celList) Add(other ref.Val) ref.Val { return l.whole().Add(other) }
 func (l celList) Contains(value ref.Val) ref.Val { return l.whole().Contains(value) }
 
 // Equal compares, as CEL does.
-func (l celList) Equal(other ref.Val) ref.Val { return l.whole().Equal(other) }
+func (l celList) Equal(other ref.Val) ref.Val {
+	if o, ok := other.(traits.Lister); !ok || o.Size() != l.Size() {
+		return types.False
+	}
+	return l.whole().Equal(other)
+}
 
 // ConvertToNative converts to a Go type.
 func (l celList) ConvertToNative(t reflect.Type) (any, error) { return l.whole().ConvertToNative(t) }

@@ -102,7 +102,7 @@ func (r *rule) in(of shape) (*rule, bool) {
 		return r, true
 	}
 	in := *r
-	in.program, in.reach = program, reach{namespaces: r.reach.namespaces}
+	in.program, in.reach = program, reach{namespaces: intersection(r.reach.namespaces, reachOf(settled).namespaces)}
 	return &in, true
 }
 
