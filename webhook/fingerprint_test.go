@@ -239,7 +239,7 @@ func FuzzReview(f *testing.F) {
 			return
 		}
 		req := rev.Request
-		resp := w.answer(t.Context(), rev)
+		resp, _ := w.answer(t.Context(), rev)
 		if resp == nil || resp.UID != req.UID || !resp.Allowed && (resp.Result == nil || resp.Result.Code < 400) {
 			t.Fatalf("answer %+v", resp)
 		}

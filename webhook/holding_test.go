@@ -126,5 +126,6 @@ func answerTo(ctx context.Context, t *testing.T, w *Webhook, req *admissionv1.Ad
 	if err != nil {
 		t.Fatal(err)
 	}
-	return w.answer(ctx, &admissionreview.Review{Request: req, Object: r.raw.object, OldObject: r.raw.oldObject, Options: r.raw.options})
+	resp, _ := w.answer(ctx, &admissionreview.Review{Request: req, Object: r.raw.object, OldObject: r.raw.oldObject, Options: r.raw.options})
+	return resp
 }

@@ -8,9 +8,11 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"strconv"
 	"strings"
 	"time"
 
+	"github.com/go-json-experiment/json/jsontext"
 	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -98,17 +100,53 @@ func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
 		http.Error(rw, "not an admission review that can be judged", code)
 		return
 	}
-	out, err := json.Marshal(admissionv1.AdmissionReview{
-		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
-		Response: w.answer(ctx, rev),
-	})
+	began := w.now()
+	resp, counts := w.answer(ctx, rev)
+	out, err := encode(resp)
 	if err != nil {
 		w.log.ErrorContext(ctx, "answer could not be encoded", "error", err)
 		http.Error(rw, "answer could not be encoded", http.StatusInternalServerError)
 		return
 	}
 	rw.Header().Set("Content-Type", "application/json")
+	rw.Header().Set("Content-Length", strconv.Itoa(len(out)))
 	_, _ = rw.Write(out) // a caller that is gone refuses by itself (failurePolicy: Fail)
+	if counts {
+		took := w.now().Sub(began)
+		_ = http.NewResponseController(rw).Flush() // nobody waits for our counting
+		w.metrics.judged(resp, took)
+	}
+}
+
+// encode is the review that answers with resp. Most answers are a plain yes,
+// which is written by hand: it takes a fifth of the time.
+func encode(resp *admissionv1.AdmissionResponse) ([]byte, error) {
+	if resp.Allowed && resp.Result == nil && resp.Patch == nil && resp.PatchType == nil && len(resp.Warnings) == 0 {
+		if out, err := encodeAllowed(resp); err == nil {
+			return out, nil
+		}
+	}
+	return json.Marshal(admissionv1.AdmissionReview{
+		TypeMeta: metav1.TypeMeta{APIVersion: admissionv1.SchemeGroupVersion.String(), Kind: "AdmissionReview"},
+		Response: resp,
+	})
+}
+
+func encodeAllowed(resp *admissionv1.AdmissionResponse) ([]byte, error) {
+	out, err := jsontext.AppendQuote(append(make([]byte, 0, 512), `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1","response":{"uid":`...), string(resp.UID))
+	out = append(out, `,"allowed":true`...)
+	before := `,"auditAnnotations":{`
+	for name, value := range resp.AuditAnnotations {
+		var nameErr, valueErr error
+		out, nameErr = jsontext.AppendQuote(append(out, before...), name)
+		out, valueErr = jsontext.AppendQuote(append(out, ':'), value)
+		before = ","
+		err = errors.Join(err, nameErr, valueErr)
+	}
+	if len(resp.AuditAnnotations) > 0 {
+		out = append(out, '}')
+	}
+	return append(out, "}}"...), err
 }
 
 const (
@@ -129,15 +167,9 @@ func budget(timeout string) time.Duration {
 }
 
 // answer judges one request and always gives an answer; what can't be known is
-// a refusal (I4).
-func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp *admissionv1.AdmissionResponse) {
+// a refusal (I4). counts tells whether it is about an agent.
+func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp *admissionv1.AdmissionResponse, counts bool) {
 	req := rev.Request
-	began, counts := w.now(), false
-	defer func() { // after the next one, which makes an answer of a panic
-		if counts {
-			w.metrics.judged(resp, w.now().Sub(began))
-		}
-	}()
 	defer func() {
 		if p := recover(); p != nil {
 			// The panic's value may hold what was being judged: only its type goes to the log.
@@ -156,7 +188,7 @@ func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp
 		w.metrics.strangers.Inc()
 		w.log.WarnContext(ctx, "a review of somebody who is no agent by this config was let through: bring the webhook configuration and clusterAgents in step",
 			"user", req.UserInfo.Username)
-		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true, AuditAnnotations: map[string]string{v1alpha1.AnnotationReason: "not an agent"}}
+		return &admissionv1.AdmissionResponse{UID: req.UID, Allowed: true, AuditAnnotations: map[string]string{v1alpha1.AnnotationReason: "not an agent"}}, false
 	}
 	counts = true
 	resp, err := w.judge(ctx, rev, agent)
@@ -169,13 +201,13 @@ func (w *Webhook) answer(ctx context.Context, rev *admissionreview.Review) (resp
 		var unsure *unsureUse
 		switch {
 		case errors.As(err, &unsure):
-			return tooLate(req, unsure.approval)
+			return tooLate(req, unsure.approval), true
 		case resp != nil && resp.AuditAnnotations[v1alpha1.AnnotationUse] != "":
-			return tooLate(req, resp.AuditAnnotations[v1alpha1.AnnotationApproval])
+			return tooLate(req, resp.AuditAnnotations[v1alpha1.AnnotationApproval]), true
 		}
-		return unchecked(req)
+		return unchecked(req), true
 	}
-	return resp
+	return resp, true
 }
 
 // judge is the order of the checks, from what no rule can change to the rules.

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -470,7 +471,7 @@ func TestI4_PastTheDeadlineNothingIsAllowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp := newWebhook(t, &fakeApprovals{t: t}, notRevoked, Config{}).answer(ctx, rev)
+	resp, _ := newWebhook(t, &fakeApprovals{t: t}, notRevoked, Config{}).answer(ctx, rev)
 	if resp.Allowed {
 		t.Error("allowed after the deadline")
 	}
@@ -572,6 +573,29 @@ func TestBudget(t *testing.T) {
 	} {
 		if got := budget(in); got != want {
 			t.Errorf("budget(%q) = %s, want %s", in, got, want)
+		}
+	}
+}
+
+// A plain yes is written by hand, and reads as the library's.
+func TestEncode(t *testing.T) {
+	t.Parallel()
+	for _, resp := range []*admissionv1.AdmissionResponse{
+		{UID: "u", Allowed: true},
+		{UID: "\"}\u2028<\\", Allowed: true, AuditAnnotations: map[string]string{"verdict": "allowed", "rule": "a \"rule\"\n<é>"}},
+		{UID: "\xff", Allowed: true, AuditAnnotations: map[string]string{"rule": "\xfe"}},
+		{UID: "u", Allowed: true, Warnings: []string{"w"}},
+		{UID: "u", Allowed: true, Result: &metav1.Status{Message: "m"}},
+		{UID: "u", Result: &metav1.Status{Message: "m", Code: 403}, AuditAnnotations: map[string]string{"verdict": "denied"}},
+	} {
+		out, err := encode(resp)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := mustJSON(t, admissionv1.AdmissionReview{TypeMeta: metav1.TypeMeta{APIVersion: "admission.k8s.io/v1", Kind: "AdmissionReview"}, Response: resp})
+		var got, expected admissionv1.AdmissionReview
+		if err := errors.Join(json.Unmarshal(out, &got), json.Unmarshal(want, &expected)); err != nil || !reflect.DeepEqual(got, expected) {
+			t.Errorf("got %s, want %s (%v)", out, want, err)
 		}
 	}
 }
