@@ -125,7 +125,7 @@ func TestRulesTestRefuses(t *testing.T) {
 		"either files or --since":                      {"--rules", bad, "--since", "1h", "x.json"},
 		"bad.yaml:3: rules[0].match":                   {"--rules", bad, "x.json"},
 		"a file of rules needs one":                    {"--rules", none, "x.json"},
-		`-o xml: only json or yaml is known here`:         {"--rules", bad, "-o", "xml", "x.json"},
+		`-o xml: only json or yaml is known here`:      {"--rules", bad, "-o", "xml", "x.json"},
 		`--since "tomorrow": want such as 7d`:          {"--rules", "../../manifests/rules/default.yaml", "--since", "tomorrow"},
 		"no ClickHouse: name it with --clickhouse URL": {"--rules", "../../manifests/rules/default.yaml", "--clickhouse", "", "--since", "1h"},
 		"--since must be before --until":               {"--rules", "../../manifests/rules/default.yaml", "--since", "1h", "--until", "2h"},
