@@ -110,7 +110,7 @@ func (w *Webhook) serve(rw http.ResponseWriter, hr *http.Request) {
 	}
 	rw.Header().Set("Content-Type", "application/json")
 	rw.Header().Set("Content-Length", strconv.Itoa(len(out)))
-	_, _ = rw.Write(out) // a caller that is gone refuses by itself (failurePolicy: Fail)
+	_, _ = rw.Write(out) //nolint:gosec // JSON, to the API server; a caller that is gone refuses by itself (failurePolicy: Fail)
 	if counts {
 		took := w.now().Sub(began)
 		_ = http.NewResponseController(rw).Flush() // nobody waits for our counting
