@@ -138,11 +138,6 @@ func union(a, b map[string]bool) map[string]bool {
 	return either
 }
 
-// admits reports whether the rule can match req.
-func (r *reach) admits(req *admissionv1.AdmissionRequest) bool {
-	return r.admitsShape(shapeOf(req)) && in(r.namespaces, req.Namespace)
-}
-
 // admitsShape reports whether the rule can match a request of that shape.
 func (r *reach) admitsShape(s shape) bool {
 	return in(r.resources, s.resource) && in(r.operations, s.operation) && in(r.groups, s.group) && in(r.subresources, s.subresource)
@@ -160,6 +155,7 @@ type index struct {
 func newIndex(rules []rule) index {
 	x := index{byResource: map[string][]*rule{}, shapes: newShapes()}
 	for i := range rules {
+		rules[i].order = i
 		for name := range rules[i].reach.resources {
 			x.byResource[name] = nil
 		}
@@ -188,12 +184,5 @@ func (x *index) about(resource string) []*rule {
 
 // candidates are the rules that can match req.
 func (x *index) candidates(req *admissionv1.AdmissionRequest) []*rule {
-	of := x.shapes.rules(shapeOf(req), x.about(req.Resource.Resource))
-	can := make([]*rule, 0, len(of))
-	for _, r := range of {
-		if r.reach.admits(req) {
-			can = append(can, r)
-		}
-	}
-	return can
+	return x.shapes.rules(shapeOf(req), req.Namespace, x.about(req.Resource.Resource))
 }

@@ -19,6 +19,7 @@ type rule struct {
 	ast     *cel.Ast
 	program cel.Program
 	reach   reach
+	order   int // its place among the rules
 }
 
 // The types of the variables request, agent and namespaceObject: a field that they

@@ -30,12 +30,31 @@ const (
 )
 
 // shaped are the rules that can match requests of one shape, each with what its
-// expression comes to there.
+// expression comes to there: those bound to namespaces by these, and the others.
+// Each list is in the rules' order.
 type shaped struct {
 	seen  atomic.Int64
 	once  sync.Once
-	rules []*rule // in their order
 	ready atomic.Bool
+
+	everywhere []*rule
+	within     map[string][]*rule
+}
+
+// in are the rules that can match a request in that namespace, in their order.
+func (s *shaped) in(namespace string) []*rule {
+	bound := s.within[namespace]
+	if len(bound) == 0 {
+		return s.everywhere
+	}
+	all := make([]*rule, 0, len(s.everywhere)+len(bound))
+	for _, r := range s.everywhere {
+		for len(bound) > 0 && bound[0].order < r.order {
+			all, bound = append(all, bound[0]), bound[1:]
+		}
+		all = append(all, r)
+	}
+	return append(all, bound...)
 }
 
 // shapes remembers the shapes of requests.
@@ -43,9 +62,9 @@ type shapes struct{ recent *lru.Cache }
 
 func newShapes() shapes { return shapes{lru.New(maxShapes)} }
 
-// rules are what becomes of general for requests of that shape: general itself
-// at first.
-func (s shapes) rules(of shape, general []*rule) []*rule {
+// rules are those of general that can match a request of that shape in that
+// namespace; once the shape recurs, as they are settled for it.
+func (s shapes) rules(of shape, namespace string, general []*rule) []*rule {
 	v, ok := s.recent.Get(of)
 	if !ok {
 		v = &shaped{}
@@ -54,14 +73,33 @@ func (s shapes) rules(of shape, general []*rule) []*rule {
 	entry := v.(*shaped) //nolint:forcetypeassert // nothing else is in it
 	if !entry.ready.Load() {
 		if entry.seen.Add(1) < shapedAfter {
-			return general
+			return of.admitted(namespace, general)
 		}
 		entry.once.Do(func() {
-			entry.rules = of.rules(general)
+			entry.within = map[string][]*rule{}
+			for _, r := range of.rules(general) {
+				if r.reach.namespaces == nil {
+					entry.everywhere = append(entry.everywhere, r)
+				}
+				for name := range r.reach.namespaces {
+					entry.within[name] = append(entry.within[name], r)
+				}
+			}
 			entry.ready.Store(true)
 		})
 	}
-	return entry.rules
+	return entry.in(namespace)
+}
+
+// admitted are the rules that can match a request of that shape in that namespace.
+func (s shape) admitted(namespace string, general []*rule) []*rule {
+	can := make([]*rule, 0, len(general))
+	for _, r := range general {
+		if r.reach.admitsShape(s) && in(r.reach.namespaces, namespace) {
+			can = append(can, r)
+		}
+	}
+	return can
 }
 
 func (s shape) rules(general []*rule) []*rule {

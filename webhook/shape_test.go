@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"fmt"
+	"strings"
 	"sync"
 	"testing"
 
@@ -137,5 +138,35 @@ func TestShapesAreSettledOnceTheyRecur(t *testing.T) {
 	}
 	if got := names(req); got != "pods shop any " {
 		t.Errorf("once forgotten: %q", got)
+	}
+}
+
+// Rules of a namespace and rules of all stay in their order.
+func TestShapedRulesKeepTheirOrder(t *testing.T) {
+	t.Parallel()
+	var rules []Rule
+	for _, r := range []string{"a any", "b shop", "c any", "d shop", "e prod", "f shop", "g any", "h prod"} {
+		name, where, _ := strings.Cut(r, " ")
+		match := "object.x == 1"
+		if where != "any" {
+			match = "request.namespace == '" + where + "' && " + match
+		}
+		rules = append(rules, Rule{Name: name, Match: match, Verdict: Deny})
+	}
+	book, errs := compileLists([]ruleList{{rules: rules}})
+	if len(errs) > 0 {
+		t.Fatal(errs)
+	}
+	x := newIndex(book.rules)
+	for range shapedAfter + 1 {
+		for namespace, want := range map[string]string{"shop": "abcdfg", "prod": "acegh", "else": "acg"} {
+			got := ""
+			for _, r := range x.candidates(request(t, "UPDATE core/configmaps "+namespace+" a", "{}", "{}")) {
+				got += r.Name
+			}
+			if got != want {
+				t.Errorf("in %s: %s, want %s", namespace, got, want)
+			}
+		}
 	}
 }
