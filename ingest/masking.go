@@ -97,14 +97,14 @@ func maskBody(s *mask.Scoped, ref objectRef, raw jsontext.Value, request bool) (
 		kind, had := obj["kind"]
 		if named, _ := kind.(string); had && ref.maskedByField() {
 			delete(obj, "kind")
-			v = s.ValueOf(ref.Resource, ref.Subresource, obj)
+			v = s.ValueOf(mask.Ref{Resource: ref.Resource, Subresource: ref.Subresource}, obj)
 			if len(named) <= maxIDBytes {
 				obj["kind"] = kind
 			}
 			return encodeAny(v)
 		}
 	}
-	return encodeAny(s.ValueOf(ref.Resource, ref.Subresource, v))
+	return encodeAny(s.ValueOf(mask.Ref{Resource: ref.Resource, Subresource: ref.Subresource}, v))
 }
 
 // maskedByField reports whether the resource's objects are masked by what they

@@ -7,8 +7,10 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"fmt"
+	"hash/maphash"
 	"sort"
 	"strings"
+	"sync/atomic"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
@@ -43,45 +45,145 @@ func aligned(before int) string {
 }
 
 // Masker makes marks under one cluster's key.
-type Masker struct{ key []byte }
+type Masker struct {
+	key    []byte
+	rules  *rules
+	detect *detectors
+	known  knownValues
+	recent recentMarks
+}
 
 // New gives a masker for a key of 32 bytes or more.
 func New(key []byte) (*Masker, error) {
 	if len(key) < minKeyBytes {
 		return nil, fmt.Errorf("mask key has %d bytes, %d or more are needed", len(key), minKeyBytes)
 	}
-	return &Masker{key: append([]byte(nil), key...)}, nil
+	d, err := newDetectors()
+	if err != nil {
+		return nil, err
+	}
+	m := &Masker{key: bytes.Clone(key), rules: defaultRules(), detect: d}
+	m.recent.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
+	return m, nil
 }
 
 // Scope gives the marks of one run: equal values have equal marks in it, and
 // others in any other run.
 func (m *Masker) Scope(run v1alpha1.RunKey) *Scoped {
-	h := hmac.New(sha256.New, m.key)
-	h.Write([]byte(run))
-	return &Scoped{key: h.Sum(nil)}
+	derive := func(what string) []byte {
+		h := hmac.New(sha256.New, m.key)
+		h.Write([]byte(run))
+		h.Write([]byte(what))
+		return h.Sum(nil)
+	}
+	return &Scoped{secretKey: derive(""), otherKey: derive("\x00other"), rules: m.rules, detect: m.detect, known: &m.known, recent: &m.recent}
 }
 
 // Scoped makes the marks of one run. It is safe for concurrent use.
-type Scoped struct{ key []byte }
+//
+// Two kinds of marks never meet: those of Secrets' values, and those of what
+// agents may write without a signature, such as a ConfigMap. Whoever writes a
+// guess there and reads its mark learns nothing of a Secret by it.
+type Scoped struct {
+	secretKey, otherKey []byte
 
-// String gives the mark of v. A mark stays what it is, so masking twice is
-// masking once. The empty string has nothing to hide and stays empty.
+	rules  *rules
+	detect *detectors
+	known  *knownValues
+	recent *recentMarks
+}
+
+// String gives the mark that v has as a Secret's value. A mark stays what it
+// is, so masking twice is masking once. The empty string has nothing to hide
+// and stays empty.
 func (s *Scoped) String(v string) string {
 	if v == "" || isMark(v) {
 		return v
 	}
-	h := hmac.New(sha256.New, s.key)
-	h.Write([]byte(v))
-	return MarkPrefix + hex.EncodeToString(h.Sum(nil)[:10])
+	return string(sign(nil, s.secretKey, []byte(v)))
 }
 
-// base64 gives the base64 of the mark of what v is the base64 of.
-func (s *Scoped) base64(v string) string {
-	plain, err := base64.StdEncoding.DecodeString(v)
-	if err != nil {
-		plain = []byte(v)
+// appendSecret appends the mark of a Secret's value, which is known from then on.
+func (s *Scoped) appendSecret(dst, v []byte) []byte {
+	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
+		return append(dst, v...)
 	}
-	return base64.StdEncoding.EncodeToString([]byte(s.String(string(plain))))
+	s.known.learn(v)
+	return sign(dst, s.secretKey, v)
+}
+
+// appendOther appends the mark of a credential that was found elsewhere: where
+// it is known to be a Secret's value, that one's.
+func (s *Scoped) appendOther(dst, v []byte) []byte {
+	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
+		return append(dst, v...)
+	}
+	if s.known.has(v) {
+		return sign(dst, s.secretKey, v)
+	}
+	return sign(dst, s.otherKey, v)
+}
+
+// appendSecret64 appends the base64 of the mark of what v is the base64 of.
+func (s *Scoped) appendSecret64(dst, v []byte) []byte {
+	at, hash := s.recent.find(s.secretKey, v)
+	if at.hash == hash {
+		return append(dst, at.mark[:]...)
+	}
+	plain := make([]byte, base64.StdEncoding.DecodedLen(len(v)))
+	n, err := base64.StdEncoding.Decode(plain, v)
+	if err != nil {
+		plain, n = v, len(v)
+	}
+	mark := s.appendSecret(make([]byte, 0, markLen), plain[:n])
+	begin := len(dst)
+	dst = base64.StdEncoding.AppendEncode(dst, mark)
+	if len(mark) == markLen {
+		s.recent.keep(hash, dst[begin:])
+	}
+	return dst
+}
+
+// recentMarks are the marks of values that were masked lately, by the hash of
+// run and value: lists of Secrets are read again and again.
+type recentMarks struct {
+	seeds [2]maphash.Seed // two hashes of 64 bits, which nobody outside can foresee
+	slots [1 << 14]atomic.Pointer[recentMark]
+}
+
+type recentMark struct {
+	hash [2]uint64
+	mark [markLen / 3 * 4]byte
+}
+
+var noMark recentMark
+
+func (r *recentMarks) find(key, v []byte) (at *recentMark, hash [2]uint64) {
+	for i := range hash {
+		var h maphash.Hash
+		h.SetSeed(r.seeds[i])
+		_, _ = h.Write(key) // never fails
+		_, _ = h.Write(v)
+		hash[i] = h.Sum64() | 1
+	}
+	at = r.slots[hash[0]>>50].Load()
+	if at == nil {
+		at = &noMark
+	}
+	return at, hash
+}
+
+func (r *recentMarks) keep(hash [2]uint64, mark64 []byte) {
+	m := &recentMark{hash: hash}
+	copy(m.mark[:], mark64)
+	r.slots[hash[0]>>50].Store(m)
+}
+
+func sign(dst, key, v []byte) []byte {
+	h := hmac.New(sha256.New, key)
+	h.Write(v)
+	var sum [sha256.Size]byte
+	return hex.AppendEncode(append(dst, MarkPrefix...), h.Sum(sum[:0])[:10])
 }
 
 func isMark(v string) bool {

@@ -62,6 +62,9 @@ var hides = []struct {
 	{"a SecretList of bare strings", "secrets", `{"kind":"SecretList","items":["` + planted + `",["` + planted + `"]]}`, ""},
 	{"a table row that is a bare string", "secrets", `{"kind":"Table","rows":["` + planted + `",{"object":"` + planted + `"}]}`, ""},
 	{"a watch event whose object is a bare string", "secrets", `{"type":"ADDED","object":"` + planted + `"}`, "ADDED"},
+	{"a kind given twice", "", `{"kind":"ConfigMap","kind":"Secret","data":{"k":"` + planted64 + `"}}`, ""},
+	{"data given twice", "", `{"kind":"Secret","data":{"k":"` + planted64 + `"},"data":{"k":"` + planted64 + `"}}`, ""},
+	{"invalid UTF-8", "", "{\"kind\":\"Secret\",\"data\":{\"k\":\"" + planted + "\xff\"}}", ""},
 	{"data that is no base64", "", `{"kind":"Secret","data":{"k":"` + planted + `"}}`, `"k"`},
 	{"data of the wrong shape", "", `{"kind":"Secret","data":["` + planted + `",{"x":"` + planted + `"}]}`, ""},
 }
@@ -73,7 +76,7 @@ func TestI7_ValuesNeverPass(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
 			// One byte at a time, so that every boundary is met.
-			if err := scoped(t).JSONOf(tc.resource, "", &out, iotest.OneByteReader(strings.NewReader(tc.in))); err != nil {
+			if err := scoped(t).JSONOf(Ref{tc.resource, ""}, &out, iotest.OneByteReader(strings.NewReader(tc.in))); err != nil {
 				t.Fatal(err)
 			}
 			if leaks(out.String()) {
@@ -112,7 +115,7 @@ func TestWhatIsNotSecretPassesUnchanged(t *testing.T) {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
 			var out bytes.Buffer
-			if err := scoped(t).JSONOf(tc.resource, "", &out, strings.NewReader(tc.in)); err != nil {
+			if err := scoped(t).JSONOf(Ref{tc.resource, ""}, &out, strings.NewReader(tc.in)); err != nil {
 				t.Fatal(err)
 			}
 			if !reflect.DeepEqual(parse(t, tc.in), parse(t, out.String())) {
@@ -122,11 +125,29 @@ func TestWhatIsNotSecretPassesUnchanged(t *testing.T) {
 	}
 }
 
+// parse decodes s, and the objects that annotations hold.
 func parse(t testing.TB, s string) any {
 	t.Helper()
 	v, err := decode([]byte(strings.TrimSpace(s)))
 	if err != nil {
 		t.Fatalf("%v in %q", err, s)
+	}
+	return unquoteApplied(v)
+}
+
+func unquoteApplied(v any) any {
+	switch v := v.(type) {
+	case []any:
+		for i := range v {
+			v[i] = unquoteApplied(v[i])
+		}
+	case map[string]any:
+		for k, e := range v {
+			v[k] = unquoteApplied(e)
+			if inner, err := decode([]byte(text(e))); k == lastApplied && err == nil {
+				v[k] = unquoteApplied(inner)
+			}
+		}
 	}
 	return v
 }
@@ -135,13 +156,12 @@ func TestWhatCannotBeParsedIsNotPassedOn(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, in string }{
 		{"an object cut short", `{"kind":"Secret","data":{"k":"` + planted64 + `"`},
-		{"a name given twice", `{"kind":"ConfigMap","kind":"Secret","data":{"k":"` + planted64 + `"}}`},
-		{"a data member given twice", `{"kind":"Secret","data":{"k":"` + planted64 + `"},"data":{"k":"` + planted64 + `"}}`},
+		{"an unquoted value", `{"kind":"Widget","x":` + planted + `}`},
+		{"a bracket of the wrong kind", `{"kind":"Secret","data":{"k":"` + planted64 + `"]}`},
 		{"a list item cut short", `{"kind":"SecretList","items":[{"data":{"k":"` + planted64 + `"}`},
 		{"plain text", planted},
 		{"a bare list", `["` + planted + `"]`},
 		{"a bare string", `"` + planted + `"`},
-		{"invalid UTF-8", "{\"kind\":\"Secret\",\"data\":{\"k\":\"" + planted + "\xff\"}}"},
 		{"nesting without end", `{"kind":"Secret","x":"` + planted64 + `","y":` + strings.Repeat("[", 20000)},
 		{"rubbish after the object", `{"kind":"A"}` + planted},
 	} {
@@ -180,7 +200,7 @@ func TestMarks(t *testing.T) {
 	if len(a.String("x")) != markLen || len(a.String(strings.Repeat("x", 999))) != markLen {
 		t.Error("marks differ in width")
 	}
-	plain, err := base64.StdEncoding.DecodeString(a.base64(base64.StdEncoding.EncodeToString([]byte("x"))))
+	plain, err := base64.StdEncoding.DecodeString(reference{a}.mark64text(base64.StdEncoding.EncodeToString([]byte("x"))))
 	if err != nil || string(plain) != a.String("x") {
 		t.Errorf("data and stringData differ: %q %v", plain, err)
 	}
@@ -287,17 +307,18 @@ func TestI7_StreamedIsAsDecoded(t *testing.T) {
 		resource := []string{"", "secrets", "widgets"}[r.IntN(3)]
 		in := randomAnswer(r, 0, false)
 		var out bytes.Buffer
-		if err := scoped(t).JSONOf(resource, "", &out, iotest.HalfReader(strings.NewReader(in))); err != nil {
+		if err := scoped(t).JSONOf(Ref{resource, ""}, &out, iotest.HalfReader(strings.NewReader(in))); err != nil {
 			t.Fatalf("seed %d: %v in %s", seed, err, in)
 		}
 		if leaks(out.String()) {
 			t.Fatalf("seed %d, %q: the value passed\n in  %s\n out %s", seed, resource, in, out.String())
 		}
-		whole, ok := parse(t, in).(map[string]any)
-		if !ok {
+		v, err := decode([]byte(in))
+		whole, ok := v.(map[string]any)
+		if err != nil || !ok {
 			t.Fatalf("seed %d: no object: %s", seed, in)
 		}
-		scoped(t).ObjectOf(resource, "", whole)
+		reference{scoped(t)}.object(whole, kindOf(resource, ""), 0)
 		if want := parse(t, mustEncode(t, whole)); !reflect.DeepEqual(parse(t, out.String()), want) {
 			t.Fatalf("seed %d, %q:\n in   %s\n out  %s\n want %v", seed, resource, in, out.String(), want)
 		}
@@ -361,7 +382,7 @@ func quoted(s string) []byte {
 func TestObjectOfPatch(t *testing.T) {
 	t.Parallel()
 	ops := parse(t, `[{"op":"replace","path":"/data/k","value":"`+planted64+`"},{"op":"add","path":"/data","value":{"a":["`+planted+`"]}}]`)
-	out, err := encode(scoped(t).ValueOf("secrets", "", ops))
+	out, err := encode(scoped(t).ValueOf(Ref{"secrets", ""}, ops))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,7 +390,7 @@ func TestObjectOfPatch(t *testing.T) {
 		t.Errorf("got %s", out)
 	}
 	cm := map[string]any{"data": map[string]any{"k": "v"}}
-	scoped(t).ObjectOf("configmaps", "", cm)
+	scoped(t).ObjectOf(Ref{"configmaps", ""}, cm)
 	if !reflect.DeepEqual(cm, map[string]any{"data": map[string]any{"k": "v"}}) {
 		t.Errorf("a ConfigMap's patch was masked: %v", cm)
 	}
@@ -412,7 +433,7 @@ func FuzzJSON(f *testing.F) {
 	f.Fuzz(func(t *testing.T, in, resource string) {
 		s := scoped(t)
 		var out bytes.Buffer
-		err := s.JSONOf(resource, "", &out, strings.NewReader(in))
+		err := s.JSONOf(Ref{resource, ""}, &out, strings.NewReader(in))
 		v, derr := decode([]byte(in))
 		if derr != nil {
 			return // many values, or none
@@ -431,7 +452,7 @@ func FuzzJSON(f *testing.F) {
 			t.Fatalf("invalid JSON came out: %s", out.String())
 		}
 		if text(o["kind"]) == "Secret" && o["items"] == nil && o["rows"] == nil {
-			s.object(o, kindOf(resource, ""), 0)
+			reference{s}.object(o, kindOf(resource, ""), 0)
 			if want := parse(t, mustEncode(t, o)); !reflect.DeepEqual(parse(t, out.String()), want) {
 				t.Fatalf("got %s\nwant %v", out.String(), want)
 			}

@@ -9,189 +9,144 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// lastApplied is where kubectl apply keeps the whole object that it applied.
-const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
-
 // Object masks one decoded object in place, by what its kind and apiVersion
 // say it is: a single object, a list, a table, or a watch event.
-func (s *Scoped) Object(obj map[string]any) { s.object(obj, "", 0) }
+func (s *Scoped) Object(obj map[string]any) { s.ObjectOf(Ref{}, obj) }
 
 // ObjectOf masks a request or response object as an audit event or a review
-// holds it: where the object doesn't say what it is (a patch), resource and
-// subresource do.
-func (s *Scoped) ObjectOf(resource, subresource string, obj map[string]any) {
-	s.object(obj, kindOf(resource, subresource), 0)
+// holds it: where the object doesn't say what it is (a patch), ref does.
+func (s *Scoped) ObjectOf(ref Ref, obj map[string]any) {
+	masked, err := s.decoded(obj, s.rules.of(ref))
+	if err != nil {
+		s.all(obj) // it can't be read as the API server's: nothing of it may pass
+		return
+	}
+	if m, ok := masked.(map[string]any); ok {
+		adopt(obj, m)
+	}
 }
 
 // ValueOf is ObjectOf for any JSON value: a JSON patch (RFC 6902) is a list of
 // operations, whose values are masked when they concern a masked kind.
-func (s *Scoped) ValueOf(resource, subresource string, v any) any {
+func (s *Scoped) ValueOf(ref Ref, v any) any {
+	a := s.rules.of(ref)
 	switch v := v.(type) {
 	case map[string]any:
-		s.ObjectOf(resource, subresource, v)
+		s.ObjectOf(ref, v)
 		return v
 	case []any:
-		if sensitive(kindOf(resource, subresource)) {
-			return s.operations(v)
+		for _, op := range v {
+			if o, ok := op.(map[string]any); ok {
+				s.operation(o, a)
+			} else if a.sure {
+				return s.deep(v)
+			}
 		}
 		return v
 	case string:
-		if sensitive(kindOf(resource, subresource)) {
+		if a.sure {
 			return s.String(v)
+		}
+		var scratch []span
+		if out, changed := s.freeText([]byte(v), inConfig, &scratch); changed {
+			return string(out)
 		}
 	}
 	return v
 }
 
-// kindOf is the kind that a resource's objects have, where that kind is masked;
-// else the resource's own name, which is the kind of nothing.
-func kindOf(resource, subresource string) string {
-	switch {
-	case resource == "secrets":
-		return "Secret"
-	case resource == "serviceaccounts" && subresource == "token":
-		return "TokenRequest"
-	}
-	return resource
-}
-
-func sensitive(kind string) bool { return kind == "Secret" || kind == "TokenRequest" }
-
-// maxDepth bounds the recursion into objects that hold objects. Real ones nest
-// twice: a watch event with a table with rows.
-const maxDepth = 8
-
-// object masks obj. hint is the kind to assume where obj doesn't say, or where
-// its surroundings know better: an item of a SecretList is a Secret whatever it
-// calls itself.
-func (s *Scoped) object(obj map[string]any, hint string, depth int) {
-	kind := text(obj["kind"])
-	if depth > maxDepth {
-		s.all(obj)
+// operation masks the value of one operation of a JSON patch.
+func (s *Scoped) operation(op map[string]any, a about) {
+	v, ok := op["value"]
+	if !ok {
 		return
 	}
-	if sensitive(hint) && kind != "Status" && kind != "Table" && !strings.HasSuffix(kind, "List") && kind != "PartialObjectMetadata" {
-		kind = hint
+	if a.rules != nil && a.rules.secret {
+		op["value"] = s.deep(v)
+		return
 	}
-	if kind == "" {
-		kind = hint
-	}
-	// What was applied to a Secret was a Secret, whatever the annotation calls it.
-	applied := ""
-	if sensitive(kind) {
-		applied = kind
-	} else if sensitive(hint) {
-		applied = hint
-	}
-	s.metadata(obj, applied, depth)
-	switch kind {
-	case "Secret":
-		s.secret(obj)
-	case "TokenRequest":
-		if st, ok := obj["status"].(map[string]any); ok {
-			s.member(st, "token", s.String)
+	// What stands at the path is masked as if it stood in an object.
+	path, _ := op["path"].(string)
+	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	whole := v
+	for i := len(parts) - 1; i >= 0; i-- {
+		part := strings.NewReplacer("~1", "/", "~0", "~").Replace(parts[i])
+		if part == "-" || strings.Trim(part, "0123456789") == "" && part != "" {
+			whole = []any{whole}
+		} else {
+			whole = map[string]any{part: whole}
 		}
-	case "Status":
-		s.status(obj, hint)
-	case "":
-		// Nothing says what it is: data is masked as if it were a Secret's. The
-		// wrappers that have no kind, watch events and table rows, have no data.
-		s.secret(obj)
 	}
-	if items, ok := obj["items"].([]any); ok {
-		s.each(items, itemKind(kind, hint), depth)
+	masked, err := s.decoded(whole, a)
+	if err != nil {
+		op["value"] = s.deep(v)
+		return
 	}
-	if rows, ok := obj["rows"].([]any); ok {
-		for i, row := range rows {
-			if r, ok := row.(map[string]any); ok {
-				s.child(r, "object", hint, depth)
-			} else if sensitive(hint) {
-				rows[i] = s.deep(row)
+	for range parts {
+		switch m := masked.(type) {
+		case map[string]any:
+			for _, e := range m {
+				masked = e
+			}
+		case []any:
+			if len(m) == 1 {
+				masked = m[0]
 			}
 		}
 	}
-	s.child(obj, "object", hint, depth)
+	op["value"] = masked
 }
 
-// itemKind is the kind to assume of a list's items: what the request was about
-// where that is masked, else what the list's own kind says.
-func itemKind(list, hint string) string {
-	if item, ok := strings.CutSuffix(list, "List"); ok && !sensitive(hint) && item != "PartialObjectMetadata" {
-		return item
+// decoded masks a decoded value.
+func (s *Scoped) decoded(v any, a about) (any, error) {
+	raw, err := encode(v)
+	if err != nil {
+		return nil, err
 	}
-	return hint
+	out, err := s.quote(raw, a, 0)
+	if err != nil || out == nil {
+		return v, err
+	}
+	return decode(out)
 }
 
-func (s *Scoped) each(items []any, kind string, depth int) {
-	for i, it := range items {
-		if o, ok := it.(map[string]any); ok {
-			s.object(o, kind, depth+1)
-		} else if sensitive(kind) {
-			items[i] = s.deep(it)
+// adopt takes over into old what masked has otherwise: what is unchanged keeps
+// its Go type.
+func adopt(old, masked map[string]any) {
+	for k := range old {
+		if _, ok := masked[k]; !ok {
+			delete(old, k) // a name that was masked
 		}
 	}
-}
-
-func (s *Scoped) child(obj map[string]any, name, hint string, depth int) {
-	if o, ok := obj[name].(map[string]any); ok {
-		s.object(o, hint, depth+1)
-	} else if v, ok := obj[name]; ok && sensitive(hint) {
-		obj[name] = s.deep(v)
+	for k, v := range masked {
+		old[k] = adopted(old[k], v)
 	}
 }
 
-// secret masks a Secret's values. Anything but the expected shape is masked
-// whole: better a mark too many.
-func (s *Scoped) secret(obj map[string]any) {
-	s.values(obj, "data", s.base64)
-	s.values(obj, "stringData", s.String)
-}
-
-func (s *Scoped) values(obj map[string]any, field string, mark func(string) string) {
-	v, ok := obj[field]
-	if !ok || v == nil {
-		return
-	}
-	m, ok := v.(map[string]any)
-	if !ok {
-		obj[field] = s.deep(v)
-		return
-	}
-	for k, v := range m {
-		if str, ok := v.(string); ok {
-			m[k] = mark(str)
-		} else if v != nil {
-			m[k] = s.deep(v)
+func adopted(old, masked any) any {
+	switch m := masked.(type) {
+	case map[string]any:
+		if o, ok := old.(map[string]any); ok {
+			adopt(o, m)
+			return o
+		}
+	case []any:
+		if o, ok := old.([]any); ok && len(o) == len(m) {
+			for i := range m {
+				o[i] = adopted(o[i], m[i])
+			}
+			return o
+		}
+	case string:
+		if o, ok := old.(string); ok && o == m {
+			return o
+		}
+	default:
+		if old != nil {
+			return old // numbers, booleans: masked ones are strings
 		}
 	}
-}
-
-// metadata masks the annotation that holds the object as it was applied. hint
-// is the kind of the object that carries it, where that is masked.
-func (s *Scoped) metadata(obj map[string]any, hint string, depth int) {
-	meta, _ := obj["metadata"].(map[string]any)
-	ann, _ := meta["annotations"].(map[string]any)
-	applied, ok := ann[lastApplied].(string)
-	if !ok || applied == "" {
-		return
-	}
-	inner, err := decode([]byte(applied))
-	if err != nil {
-		ann[lastApplied] = s.String(applied)
-		return
-	}
-	o, ok := inner.(map[string]any)
-	if !ok {
-		ann[lastApplied] = s.String(applied)
-		return
-	}
-	s.object(o, hint, depth+1)
-	out, err := encode(o)
-	if err != nil {
-		ann[lastApplied] = s.String(applied)
-		return
-	}
-	ann[lastApplied] = string(out)
+	return masked
 }
 
 // quoteless are the reasons whose messages name objects but quote no values.
@@ -201,39 +156,47 @@ var quoteless = map[string]bool{
 	"NotAcceptable": true, "UnsupportedMediaType": true, "ServiceUnavailable": true, "Timeout": true, "ServerTimeout": true,
 }
 
-// status masks what an error about a Secret may quote. An admission webhook's
-// refusal carries no details: then hint, from the request, says what it is about.
-func (s *Scoped) status(obj map[string]any, hint string) {
+// status walks over a Status, which begins at pos: an error may quote the
+// object that it is about. An admission webhook's refusal carries no details:
+// then the request says what it is about.
+func (w *walker) status(pos int, a about) error {
+	end := w.end(pos)
+	v, err := decode(w.buf[pos:end])
+	obj, ok := v.(map[string]any)
+	if err != nil || !ok {
+		return errSyntax
+	}
 	details, _ := obj["details"].(map[string]any)
 	kind := strings.ToLower(text(details["kind"]))
-	if kind != "secret" && kind != "secrets" && hint != "Secret" || quoteless[text(obj["reason"])] {
-		return
-	}
-	s.member(obj, "message", s.String)
-	causes, _ := details["causes"].([]any)
-	for _, c := range causes {
-		if c, ok := c.(map[string]any); ok {
-			s.member(c, "message", s.String)
-		}
-	}
-}
-
-func (s *Scoped) member(obj map[string]any, name string, mark func(string) string) {
-	if v, ok := obj[name].(string); ok {
-		obj[name] = mark(v)
-	}
-}
-
-// operations masks the values of a JSON patch of a masked kind.
-func (s *Scoped) operations(ops []any) []any {
-	for _, op := range ops {
-		if o, ok := op.(map[string]any); ok {
-			if v, ok := o["value"]; ok {
-				o["value"] = s.deep(v)
+	secret := kind == "secret" || kind == "secrets" || a.sure && a.rules != nil && (a.rules.secret || a.rules.own)
+	mark := func(o map[string]any, name string) {
+		v, ok := o[name].(string)
+		switch {
+		case !ok:
+			if o[name] != nil {
+				o[name] = w.s.deep(o[name])
+			}
+		case secret && !quoteless[text(obj["reason"])]:
+			o[name] = w.s.String(v)
+		default:
+			if out, changed := w.s.freeText([]byte(v), inProse, &w.spans); changed {
+				o[name] = string(out)
 			}
 		}
 	}
-	return ops
+	mark(obj, "message")
+	causes, _ := details["causes"].([]any)
+	for _, c := range causes {
+		if c, ok := c.(map[string]any); ok {
+			mark(c, "message")
+		}
+	}
+	out, err := encode(obj)
+	if err != nil {
+		return errSyntax
+	}
+	w.replace(pos, end, out)
+	return nil
 }
 
 func (s *Scoped) all(obj map[string]any) {
@@ -282,7 +245,7 @@ func decode(raw []byte) (any, error) {
 		return nil, err
 	}
 	if _, err := d.ReadToken(); err != io.EOF { //nolint:errorlint // jsontext returns io.EOF itself
-		return nil, errTrailing
+		return nil, errSyntax
 	}
 	dec := json.NewDecoder(bytes.NewReader(raw))
 	dec.UseNumber()

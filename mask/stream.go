@@ -5,53 +5,77 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"sync"
 
 	"github.com/go-json-experiment/json/jsontext"
 )
 
-// MaxObjectBytes bounds one object, one list item or one table row. etcd takes
-// objects of 1.5 MiB by default; the API server bodies of 3 MiB.
-const MaxObjectBytes = 16 << 20
+var errDepth = fmt.Errorf("it nests deeper than %d", maxDepth)
 
-var (
-	errTrailing = errors.New("there is more than one JSON value")
-	errTooLarge = fmt.Errorf("one object is larger than %d bytes", MaxObjectBytes)
-)
+// stream is what masks one answer. Streams are used again: their buffers are
+// what costs.
+type stream struct {
+	sc scanner
+	w  walker
+}
+
+var streams = sync.Pool{New: func() any { return new(stream) }}
+
+// maxKeptBytes bounds the buffer of a stream that is kept to be used again.
+const maxKeptBytes = 1 << 20
+
+func (s *Scoped) stream(src io.Reader) *stream {
+	st := streams.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
+	st.sc.reset(src)
+	st.w.s, st.w.quoted = s, 0
+	return st
+}
+
+// release gives st back to be used again.
+func (st *stream) release() {
+	if cap(st.sc.buf) > maxKeptBytes {
+		return
+	}
+	st.sc.src, st.w.s, st.w.buf, st.w.blocks = nil, nil, nil, nil
+	st.w.edits, st.w.texts = st.w.edits[:0], st.w.texts[:0]
+	streams.Put(st)
+}
 
 // JSON copies Kubernetes' JSON from src to dst and masks it on the way: one
 // object, a list, a table, or a watch stream of many events. A list is copied
-// item by item, so memory is bounded by the largest item. Where dst has a Flush
-// method, it is called after every top-level value.
+// item by item, so memory is bounded by the largest item. What need not be
+// masked passes as it stands. Where dst has a Flush method, it is called after
+// every top-level value.
 //
 // On an error nothing of the value that could not be masked has been passed on,
 // but what stood before it has: the caller must cut the answer short.
-func (s *Scoped) JSON(dst io.Writer, src io.Reader) error { return s.JSONOf("", "", dst, src) }
+func (s *Scoped) JSON(dst io.Writer, src io.Reader) error { return s.JSONOf(Ref{}, dst, src) }
 
-// JSONOf is JSON for an answer about the resource: an object that doesn't say
-// what it is, is taken for one of it.
-func (s *Scoped) JSONOf(resource, subresource string, dst io.Writer, src io.Reader) error {
-	hint := kindOf(resource, subresource)
-	in := &bounded{src: src}
-	d := jsontext.NewDecoder(in)
+// JSONOf is JSON for an answer about ref: an object that doesn't say what it
+// is, is taken for one of it, and an object of a masked kind is masked as one
+// whatever it calls itself.
+func (s *Scoped) JSONOf(ref Ref, dst io.Writer, src io.Reader) error {
+	st := s.stream(src)
+	defer st.release()
+	a := s.rules.of(ref)
+	pos := 0
 	for {
-		in.refill()
-		switch kind := d.PeekKind(); kind {
-		case '{':
-			if err := s.stream(dst, d, in, hint); err != nil {
-				return err
-			}
-		case jsontext.KindInvalid:
-			_, err := d.ReadToken()
-			if err == io.EOF { //nolint:errorlint // jsontext returns io.EOF itself at the end of the stream
-				return nil
-			}
-			return fmt.Errorf("mask: %w", hide(err))
-		default:
-			// No Kubernetes answer is a bare list or scalar.
-			return errors.New("mask: the answer is no JSON object")
+		b, at, err := st.sc.at(pos)
+		if err == io.EOF { //nolint:errorlint // the scanner passes a reader's io.EOF on as it is
+			return nil
 		}
-		if _, err := io.WriteString(dst, "\n"); err != nil {
-			return err
+		if err == nil && b != '{' {
+			err = errNoObject // no Kubernetes answer is a bare list or scalar
+		}
+		if err == nil {
+			pos, err = st.answer(dst, st.sc.discard(at), a)
+		}
+		if err == nil {
+			_, err = dst.Write(newline)
+		}
+		if err != nil {
+			return fmt.Errorf("mask: %w", err)
 		}
 		if f, ok := dst.(interface{ Flush() }); ok {
 			f.Flush()
@@ -59,226 +83,284 @@ func (s *Scoped) JSONOf(resource, subresource string, dst io.Writer, src io.Read
 	}
 }
 
-// bounded refuses to read more than one value may take, so that a value too
-// large is never held whole first. It is refilled before each value.
-type bounded struct {
-	src  io.Reader
-	left int
-}
+var (
+	newline     = []byte("\n")
+	errNoObject = errors.New("it is no JSON object")
+)
 
-// slackBytes is for what stands around a value: its name, commas, white space.
-const slackBytes = 64 << 10
+// span of a member of the answer, positions of its name and of its value.
+type answerMember struct{ name, value int }
 
-func (b *bounded) refill() { b.left = MaxObjectBytes + slackBytes }
-
-// Read reads up to the bound.
-func (b *bounded) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errTooLarge
-	}
-	n, err := b.src.Read(p[:min(len(p), b.left)])
-	b.left -= n
-	return n, err
-}
-
-// memberBytes is about what a kept member takes beside its text, so that many
-// tiny ones count for what they cost.
-const memberBytes = 64
-
-// member is one name and value of the object being read, kept until it is
-// known what the object is.
-type member struct {
-	name string
-	raw  jsontext.Value
-}
-
-// stream copies one top-level object. Its members are kept until they end,
-// when it is masked as a whole, or until an array of items or rows begins: then
-// what was kept goes out and each element is masked by itself.
-func (s *Scoped) stream(dst io.Writer, d *jsontext.Decoder, in *bounded, hint string) error {
-	if _, err := d.ReadToken(); err != nil {
-		return fmt.Errorf("mask: %w", hide(err))
-	}
-	var kept []member
-	size, streamed := 0, false
-	kind := ""
-	for d.PeekKind() != '}' {
-		in.refill()
-		tok, err := d.ReadToken()
+// answer copies the object that begins at pos, and gives where it ends. Its
+// members are kept until they end, when it is masked as a whole, or until a list
+// of items or rows begins: then what was kept goes out and each element is
+// masked by itself.
+func (st *stream) answer(dst io.Writer, start int, a about) (int, error) {
+	sc, w := &st.sc, &st.w
+	var kept []answerMember
+	kind, streamed := "", false
+	out, p := start, start+1
+	for {
+		b, at, err := sc.at(p)
 		if err != nil {
-			return fmt.Errorf("mask: %w", hide(err))
+			return 0, short(err)
 		}
-		name := tok.String()
-		if (name == "items" || name == "rows") && d.PeekKind() == '[' {
-			// A kind that still comes may be a masked one: until then nothing is
-			// known, and the request's own kind doesn't vouch for it.
-			known := hint
-			if kind == "" && !sensitive(hint) {
-				known = ""
+		switch b {
+		case ',':
+			p = at + 1
+			continue
+		case '}':
+			w.over(sc)
+			if streamed {
+				err = st.members(kept, kind, a)
+			} else {
+				err = w.root(start, a)
 			}
-			if err := s.writeMembers(dst, kept, kind, known, !streamed); err != nil {
-				return err
+			if err == nil {
+				_, err = w.emit(dst, out, at+1)
 			}
-			sep := ","
-			if !streamed && len(kept) == 0 {
-				sep = ""
+			return at + 1, err
+		case '"':
+		default:
+			return 0, errSyntax
+		}
+		end, err := sc.quote(at)
+		if err != nil {
+			return 0, err
+		}
+		b, colon, err := sc.at(end)
+		if err != nil || b != ':' {
+			return 0, short(cmpErr(err, errSyntax))
+		}
+		b, value, err := sc.at(colon + 1)
+		if err != nil {
+			return 0, short(err)
+		}
+		name, err := unquoted(sc.buf[at:end])
+		if err != nil {
+			return 0, errSyntax
+		}
+		if (name == "items" || name == "rows") && b == '[' {
+			w.over(sc)
+			if kind == "" {
+				kind = st.kindIn(kept)
 			}
-			kept, size, streamed = nil, 0, true
-			if err := s.elements(dst, d, in, sep, name, kind, known); err != nil {
-				return err
+			if kind == "" && !a.sure {
+				a = about{} // a kind that still comes may be a masked one
+			}
+			if err := st.members(kept, kind, a); err != nil {
+				return 0, err
+			}
+			kept, streamed = kept[:0], true
+			if out, err = w.emit(dst, out, value+1); err != nil {
+				return 0, err
+			}
+			shift := sc.discard(out) - out
+			if out, p, err = st.elements(dst, out+shift, name, kind, a); err != nil {
+				return 0, err
 			}
 			continue
 		}
-		v, err := d.ReadValue()
-		if err != nil {
-			return fmt.Errorf("mask: %w", hide(err))
+		if p, err = sc.end(value); err != nil {
+			return 0, err
 		}
-		if size += len(name) + len(v) + memberBytes; size > MaxObjectBytes {
-			return fmt.Errorf("mask: %w", errTooLarge)
+		if p-out > MaxObjectBytes {
+			return 0, errTooLarge
 		}
-		if name == "kind" {
-			if k, err := jsontext.AppendUnquote(nil, v); err == nil {
-				kind = string(k)
-			}
-		}
-		kept = append(kept, member{name, v.Clone()})
+		kept = append(kept, answerMember{at, value})
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return fmt.Errorf("mask: %w", hide(err))
-	}
-	if err := s.writeMembers(dst, kept, kind, hint, !streamed); err != nil {
-		return err
-	}
-	_, err := io.WriteString(dst, "}")
-	return err
 }
 
-// writeMembers masks the kept members as one object and writes them, with the
-// opening brace where first.
-func (s *Scoped) writeMembers(dst io.Writer, kept []member, kind, hint string, first bool) error {
-	var raw bytes.Buffer
-	raw.WriteByte('{')
-	for i, m := range kept {
-		if i > 0 {
-			raw.WriteByte(',')
-		}
-		name, err := jsontext.AppendQuote(nil, m.name)
-		if err != nil {
-			return fmt.Errorf("mask: %w", hide(err))
-		}
-		raw.Write(name)
-		raw.WriteByte(':')
-		raw.Write(m.raw)
-	}
-	raw.WriteByte('}')
-	// A part of the object that doesn't say its kind is masked as the kind that
-	// another part named.
-	h := hint
-	if kind != "" && !sensitive(hint) {
-		h = kind
-	}
-	out, err := s.element(raw.Bytes(), h)
+func cmpErr(err, otherwise error) error {
 	if err != nil {
 		return err
 	}
-	out = out[1 : len(out)-1]
-	if first {
-		if _, err := io.WriteString(dst, "{"); err != nil {
-			return err
-		}
-	} else if len(out) > 0 {
-		if _, err := io.WriteString(dst, ","); err != nil {
-			return err
-		}
+	return otherwise
+}
+
+func short(err error) error {
+	if err == io.EOF { //nolint:errorlint // as above
+		return errShort
 	}
-	_, err = dst.Write(out)
 	return err
 }
 
-// elements copies the array of a list's items or a table's rows.
-func (s *Scoped) elements(dst io.Writer, d *jsontext.Decoder, in *bounded, sep, name, kind, hint string) error {
-	if _, err := d.ReadToken(); err != nil {
-		return fmt.Errorf("mask: %w", hide(err))
+func unquoted(raw []byte) (string, error) {
+	if bytes.IndexByte(raw, '\\') < 0 {
+		return string(raw[1 : len(raw)-1]), nil
 	}
-	if _, err := io.WriteString(dst, sep+`"`+name+`":[`); err != nil {
-		return err
+	b, err := jsontext.AppendUnquote(nil, raw)
+	return string(b), err
+}
+
+// kindIn gives the kind that the members name, if they do.
+func (st *stream) kindIn(members []answerMember) string {
+	w := &st.w
+	for _, m := range members {
+		w.seek(m.name)
+		name, value, more, err := w.member()
+		if err == nil && more && string(name) == "kind" && w.buf[value] == '"' {
+			if text, _, err := w.string(value); err == nil {
+				return string(text)
+			}
+		}
 	}
-	if name == "items" {
-		hint = itemKind(kind, hint)
+	return ""
+}
+
+// members masks members of an answer of kind, empty where that isn't known yet.
+func (st *stream) members(members []answerMember, kind string, a about) error {
+	w := &st.w
+	if kind == "Status" {
+		return errSyntax // no Status has items
 	}
-	for i := 0; d.PeekKind() != ']'; i++ {
-		in.refill()
-		v, err := d.ReadValue()
-		if err != nil {
-			return fmt.Errorf("mask: %w", hide(err))
+	rules, both := w.s.rules.named(a, kind)
+	for _, m := range members {
+		w.seek(m.name)
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return cmpErr(err, errSyntax)
 		}
-		if len(v) > MaxObjectBytes {
-			return fmt.Errorf("mask: %w", errTooLarge)
-		}
-		out, err := s.element(v, hint)
-		if err != nil {
-			return err
-		}
-		if i > 0 {
-			if _, err := io.WriteString(dst, ","); err != nil {
+		if string(name) == "kind" && w.buf[value] == '"' {
+			text, _, err := w.string(value)
+			if err != nil {
 				return err
 			}
+			if late := string(text); late != kind && !w.s.rules.mayComeLate(kind, late) {
+				return errKind
+			}
+			continue
 		}
-		if _, err := dst.Write(out); err != nil {
+		if both {
+			err = w.mark(value, false)
+		} else {
+			err = w.rootMember(name, value, kind, a, rules)
+		}
+		if err != nil {
 			return err
 		}
 	}
-	if _, err := d.ReadToken(); err != nil {
-		return fmt.Errorf("mask: %w", hide(err))
-	}
-	_, err := io.WriteString(dst, "]")
-	return err
+	return nil
 }
 
-// element masks one value that has been read and found valid. What the rules
-// can't concern is passed on as it stands.
-func (s *Scoped) element(raw []byte, hint string) ([]byte, error) {
-	if !concerned(raw, hint) {
-		return raw, nil
-	}
-	v, err := decode(raw)
-	if err != nil {
-		return nil, fmt.Errorf("mask: %w", hide(err))
-	}
-	if o, ok := v.(map[string]any); ok {
-		s.object(o, hint, 0)
-	} else if sensitive(hint) {
-		v = s.deep(v)
-	}
-	return encode(v)
-}
+var errKind = errors.New("it says what it is after its items, or twice")
 
-// concerned reports whether the rules could concern raw: a cheap look that
-// errs on the safe side. An escape could hide any of the words.
-func concerned(raw []byte, hint string) bool {
-	if sensitive(hint) {
-		return true
+// elements copies the elements of a list of items or rows that goes on at pos,
+// and gives what has been written so far and where the list ended.
+func (st *stream) elements(dst io.Writer, pos int, list, kind string, a about) (out, p int, err error) {
+	sc, w := &st.sc, &st.w
+	out, p = pos, pos
+	item := a
+	if list == "items" {
+		item = w.s.rules.item(a, kind)
 	}
-	if bytes.IndexByte(raw, '\\') >= 0 && (bytes.Contains(raw, []byte(`\u`)) || bytes.Contains(raw, []byte(`\/`))) {
-		return true
-	}
-	for _, word := range []string{`"data"`, `"stringData"`, `Secret"`, `"TokenRequest"`, `"Status"`, lastApplied} {
-		if bytes.Contains(raw, []byte(word)) {
-			return true
+	for {
+		b, at, err := sc.at(p)
+		if err != nil {
+			return 0, 0, short(err)
+		}
+		switch b {
+		case ',':
+			p = at + 1
+			continue
+		case ']':
+			w.over(sc)
+			return out, at + 1, nil
+		case '}', ':':
+			return 0, 0, errSyntax
+		}
+		end, err := sc.end(at)
+		if err != nil {
+			return 0, 0, err
+		}
+		w.over(sc)
+		w.seek(at)
+		if list == "rows" {
+			err = w.row(at, a)
+		} else {
+			err = w.object(at, item)
+		}
+		if err != nil {
+			return 0, 0, err
+		}
+		p = end
+		// What is unchanged waits to be written with what follows it.
+		if len(w.edits) > 0 || p-out > readBytes || p > cap(sc.buf)/2 || len(sc.buf)-p < blockBytes {
+			if out, err = w.emit(dst, out, p); err != nil {
+				return 0, 0, err
+			}
+			if p > cap(sc.buf)/2 || p == len(sc.buf) {
+				p = sc.discard(p)
+				out = p
+			}
 		}
 	}
-	return false
 }
 
-// hide keeps what a syntax error quotes of its input out of messages.
-func hide(err error) error {
-	// jsontext may wrap a failed read in a syntax error.
-	if errors.Is(err, errTooLarge) {
-		return errTooLarge
+// over has w walk over what sc has read.
+func (w *walker) over(sc *scanner) {
+	w.buf, w.blocks, w.depth = sc.buf, sc.blocks, 0
+	w.edits, w.texts = w.edits[:0], w.texts[:0]
+}
+
+// emit writes what stands from from up to to, with the edits made, and gives to.
+func (w *walker) emit(dst io.Writer, from, to int) (int, error) {
+	if !slices.IsSortedFunc(w.edits, byPlace) {
+		slices.SortFunc(w.edits, byPlace)
 	}
-	var syn *jsontext.SyntacticError
-	if errors.As(err, &syn) {
-		return fmt.Errorf("invalid JSON at byte %d", syn.ByteOffset)
+	for _, e := range w.edits {
+		if _, err := dst.Write(w.buf[from:e.from]); err != nil {
+			return 0, err
+		}
+		if _, err := dst.Write(w.texts[e.with:e.end]); err != nil {
+			return 0, err
+		}
+		from = e.to
 	}
-	return err
+	w.edits, w.texts = w.edits[:0], w.texts[:0]
+	if from < to {
+		if _, err := dst.Write(w.buf[from:to]); err != nil {
+			return 0, err
+		}
+	}
+	return to, nil
+}
+
+func byPlace(a, b edit) int { return a.from - b.from }
+
+// quote masks the object, or the list of objects, that a text quotes. out is nil
+// where nothing of it is masked.
+func (s *Scoped) quote(text []byte, a about, depth int) (out []byte, err error) {
+	if depth > maxQuoted {
+		return nil, errDepth
+	}
+	st := s.stream(bytes.NewReader(text))
+	defer st.release()
+	st.w.quoted = depth
+	_, at, err := st.sc.at(0)
+	if err != nil {
+		return nil, err
+	}
+	end, err := st.sc.end(at)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := st.sc.at(end); err != io.EOF { //nolint:errorlint // as above
+		return nil, errSyntax
+	}
+	w := &st.w
+	w.over(&st.sc)
+	if st.sc.buf[at] == '[' {
+		err = w.each(at, func(at int) error { return w.object(at, a) })
+	} else {
+		err = w.root(at, a)
+	}
+	if err != nil || len(w.edits) == 0 {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if _, err := w.emit(&b, at, end); err != nil {
+		return nil, err
+	}
+	return b.Bytes(), nil
 }

@@ -74,7 +74,7 @@ func maskInto(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.R
 		}
 	}()
 	out := &valueWriter{buf: bufio.NewWriterSize(dst, bufferBytes)}
-	err = scoped.JSONOf(info.Resource, info.Subresource, out, src)
+	err = scoped.JSONOf(mask.Ref{Resource: info.Resource, Subresource: info.Subresource}, out, src)
 	if last := lastWord(); err != nil && !out.within && last != nil {
 		_, err = out.Write(last)
 	}

@@ -1,0 +1,74 @@
+#include "textflag.h"
+
+DATA half<>+0(SB)/8, $0x0f0f0f0f0f0f0f0f
+GLOBL half<>(SB), RODATA|NOPTR, $8
+DATA quote<>+0(SB)/8, $0x2222222222222222
+GLOBL quote<>(SB), RODATA|NOPTR, $8
+DATA slash<>+0(SB)/8, $0x5c5c5c5c5c5c5c5c
+GLOBL slash<>(SB), RODATA|NOPTR, $8
+
+#define JOIN(at) \
+	SHLQ $32, BX     \
+	ORQ  BX, AX      \
+	MOVQ AX, at(DI)
+
+// func classifyAVX2(dst *classes, src *byte, blocks int)
+TEXT ·classifyAVX2(SB), NOSPLIT, $0-24
+	MOVQ           dst+0(FP), DI
+	MOVQ           src+8(FP), SI
+	MOVQ           blocks+16(FP), CX
+	VBROADCASTI128 ·lowHalf(SB), Y8
+	VBROADCASTI128 ·highHalf(SB), Y9
+	VPBROADCASTQ   half<>(SB), Y10
+	VPBROADCASTQ   quote<>(SB), Y11
+	VPBROADCASTQ   slash<>(SB), Y12
+	VPXOR          Y13, Y13, Y13
+
+loop:
+	TESTQ     CX, CX
+	JZ        done
+	VMOVDQU   (SI), Y0
+	VMOVDQU   32(SI), Y1
+	VPCMPEQB  Y11, Y0, Y2
+	VPCMPEQB  Y11, Y1, Y3
+	VPMOVMSKB Y2, AX
+	VPMOVMSKB Y3, BX
+	JOIN(0)
+	VPCMPEQB  Y12, Y0, Y2
+	VPCMPEQB  Y12, Y1, Y3
+	VPMOVMSKB Y2, AX
+	VPMOVMSKB Y3, BX
+	JOIN(8)
+	VPAND     Y10, Y0, Y4
+	VPSRLW    $4, Y0, Y5
+	VPAND     Y10, Y5, Y5
+	VPSHUFB   Y4, Y8, Y4
+	VPSHUFB   Y5, Y9, Y5
+	VPAND     Y4, Y5, Y4
+	VPAND     Y10, Y1, Y6
+	VPSRLW    $4, Y1, Y7
+	VPAND     Y10, Y7, Y7
+	VPSHUFB   Y6, Y8, Y6
+	VPSHUFB   Y7, Y9, Y7
+	VPAND     Y6, Y7, Y6
+	VPMOVMSKB Y4, AX
+	VPMOVMSKB Y6, BX
+	JOIN(24)
+	VPADDB    Y4, Y4, Y2
+	VPADDB    Y6, Y6, Y3
+	VPMOVMSKB Y2, AX
+	VPMOVMSKB Y3, BX
+	JOIN(16)
+	VPCMPEQB  Y13, Y4, Y2
+	VPCMPEQB  Y13, Y6, Y3
+	VPMOVMSKB Y2, AX
+	VPMOVMSKB Y3, BX
+	JOIN(32)
+	ADDQ      $64, SI
+	ADDQ      $40, DI
+	DECQ      CX
+	JMP       loop
+
+done:
+	VZEROUPPER
+	RET

@@ -1,0 +1,374 @@
+package mask
+
+import (
+	"bytes"
+	"fmt"
+	"math/bits"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/spf13/viper"
+	"github.com/zricethezav/gitleaks/v8/config"
+)
+
+const (
+	// minFormat is the length from which a text of any field is looked at for
+	// known formats: none is shorter.
+	minFormat = 20
+	// longText is the length from which a field's text counts as free text.
+	longText = 200
+)
+
+// place says how texts are written where one was found.
+type place byte
+
+const (
+	inField  place = iota // a field of an object: known formats
+	inConfig              // configuration, a command line: also what is assigned to a credential's name
+	inProse               // a message, a log line: the same, where it isn't a word of a sentence
+)
+
+// span is a secret's place in a text.
+type span struct{ from, to int }
+
+// format is a credential's known format.
+type format struct {
+	rule   config.Rule
+	strict bool // it is recognised by itself, whatever stands before it
+}
+
+// detectors find credentials of known formats: gitleaks' rules, by the keywords
+// that come with them.
+type detectors struct {
+	formats []format
+	// words are the keywords, folded, by the hash of their first three bytes.
+	words map[uint32][]keyword
+	all   bitset // of the hashes of every keyword
+	// strict is for keywords of strict formats: of their first and of their
+	// second three bytes, so that every other place of a text needs a look.
+	strict bitset
+	always []int // formats without a keyword to go by
+}
+
+type keyword struct {
+	text    []byte
+	formats []int
+}
+
+const hashBits = 15
+
+type bitset [1 << hashBits / 64]uint64
+
+func (s *bitset) set(h uint32)      { s[h/64] |= 1 << (h % 64) }
+func (s *bitset) has(h uint32) bool { return s[h/64]&(1<<(h%64)) != 0 }
+
+// foldBits makes letters lower case. It does something to other bytes too: it
+// is for hashes only.
+const foldBits = 0x20
+
+func trigram(b []byte) uint32 {
+	_ = b[2]
+	return (uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | foldBits*0x010101) * 0x9e3779b1 >> (32 - hashBits)
+}
+
+// newDetectors reads gitleaks' rules. They are compiled once a process.
+var newDetectors = sync.OnceValues(func() (*detectors, error) {
+	v := viper.New()
+	v.SetConfigType("toml")
+	if err := v.ReadConfig(strings.NewReader(config.DefaultConfig)); err != nil {
+		return nil, fmt.Errorf("gitleaks' rules: %w", err)
+	}
+	var vc config.ViperConfig
+	if err := v.Unmarshal(&vc); err != nil {
+		return nil, fmt.Errorf("gitleaks' rules: %w", err)
+	}
+	c, err := vc.Translate()
+	if err != nil {
+		return nil, fmt.Errorf("gitleaks' rules: %w", err)
+	}
+	d := &detectors{words: map[uint32][]keyword{}}
+	for _, r := range c.GetOrderedRules() {
+		// Rules of a path concern files; what is assigned to a credential's name is
+		// found otherwise.
+		if r.Regex == nil || r.Path != nil || r.RuleID == "generic-api-key" {
+			continue
+		}
+		d.add(r)
+	}
+	return d, nil
+})
+
+// assigned stands in the expressions of rules that go by a name before the value.
+const assigned = `(?:=|>|:{1,3}=`
+
+func (d *detectors) add(r config.Rule) {
+	n := len(d.formats)
+	f := format{rule: r, strict: len(r.Keywords) > 0 && !strings.Contains(r.Regex.String(), assigned)}
+	for _, word := range r.Keywords {
+		if word == "ey" {
+			word = "eyj" // what a JOSE header begins with: {" in base64
+		}
+		if len(word) < 3 {
+			d.always = append(d.always, n)
+			f.strict = false
+			continue
+		}
+		h := trigram([]byte(word))
+		d.all.set(h)
+		at := slices.IndexFunc(d.words[h], func(k keyword) bool { return string(k.text) == word })
+		if at < 0 {
+			d.words[h] = append(d.words[h], keyword{text: []byte(word)})
+			at = len(d.words[h]) - 1
+		}
+		d.words[h][at].formats = append(d.words[h][at].formats, n)
+	}
+	if f.strict {
+		for _, word := range r.Keywords {
+			if word == "ey" {
+				word = "eyj"
+			}
+			d.strict.set(trigram([]byte(word)))
+			if len(word) > 3 {
+				d.strict.set(trigram([]byte(word)[1:]))
+			} else {
+				f.strict = word == "eyj"
+			}
+		}
+	}
+	d.formats = append(d.formats, f)
+}
+
+var schemeEnd = []byte("://")
+
+// mayFormat reports whether a text may hold a credential of a format that is
+// recognised by itself. It errs on the safe side.
+func (d *detectors) mayFormat(text []byte) bool {
+	for i := 0; i+3 <= len(text); i += 2 {
+		if d.strict.has(trigram(text[i:])) {
+			if d.strictAt(text, i) || i > 0 && d.strictAt(text, i-1) {
+				return true
+			}
+		}
+	}
+	// Three bytes long, so every place counts: the beginning of a token, and of
+	// what stands between an address's scheme and its host.
+	return bytes.Contains(text, jose) || bytes.Contains(text, schemeEnd) && bytes.IndexByte(text, '@') >= 0
+}
+
+var jose = []byte("eyJ")
+
+func (d *detectors) strictAt(text []byte, i int) bool {
+	if i+3 > len(text) {
+		return false
+	}
+	for _, k := range d.words[trigram(text[i:])] {
+		if len(k.text) <= len(text)-i && bytes.EqualFold(text[i:i+len(k.text)], k.text) {
+			for _, n := range k.formats {
+				if d.formats[n].strict {
+					return true
+				}
+			}
+		}
+	}
+	return false
+}
+
+// mayText reports whether a text may hold any credential that detectors find.
+func (d *detectors) mayText(text []byte) bool {
+	return bytes.IndexByte(text, '=') >= 0 || bytes.IndexByte(text, ':') >= 0 || d.mayFormat(text)
+}
+
+// find adds the credentials of known formats in text.
+func (d *detectors) find(text []byte, where place, spans []span) []span {
+	if len(text) < minFormat {
+		return spans
+	}
+	var found [8]uint64 // formats whose keyword is there
+	some := false
+	for i := 0; i+3 <= len(text); i++ {
+		h := trigram(text[i:])
+		if !d.all.has(h) {
+			continue
+		}
+		for _, k := range d.words[h] {
+			if len(k.text) > len(text)-i || !bytes.EqualFold(text[i:i+len(k.text)], k.text) {
+				continue
+			}
+			for _, n := range k.formats {
+				if where != inField || d.formats[n].strict {
+					found[n/64] |= 1 << (n % 64)
+					some = true
+				}
+			}
+		}
+	}
+	if where != inField {
+		for _, n := range d.always {
+			found[n/64] |= 1 << (n % 64)
+			some = true
+		}
+	}
+	if !some {
+		return spans
+	}
+	for word, set := range found {
+		for ; set != 0; set &= set - 1 {
+			spans = d.formats[word*64+bits.TrailingZeros64(set)].find(text, spans)
+		}
+	}
+	return spans
+}
+
+func (f *format) find(text []byte, spans []span) []span {
+	for _, m := range f.rule.Regex.FindAllSubmatchIndex(text, -1) {
+		s := span{m[0], m[1]}
+		switch g := f.rule.SecretGroup; {
+		case g > 0 && 2*g+1 < len(m) && m[2*g] >= 0:
+			s = span{m[2*g], m[2*g+1]}
+		case g == 0:
+			// As gitleaks does: the first group that took part is the secret.
+			for i := 2; i+1 < len(m); i += 2 {
+				if m[i] >= 0 && m[i+1] > m[i] {
+					s = span{m[i], m[i+1]}
+					break
+				}
+			}
+		}
+		if e := f.rule.Entropy; e != 0 && strength(text[s.from:s.to])/float64(s.to-s.from) <= e {
+			continue
+		}
+		spans = append(spans, s)
+	}
+	return spans
+}
+
+// userinfo adds the passwords of addresses: scheme://user:password@host (RFC
+// 3986 section 3.2.1).
+func userinfo(text []byte, spans []span) []span {
+	for at := 0; ; {
+		i := bytes.Index(text[at:], schemeEnd)
+		if i < 0 {
+			return spans
+		}
+		at += i + len(schemeEnd)
+		end := bytes.IndexAny(text[at:], "/?# \t\r\n\"'<>`")
+		if end < 0 {
+			end = len(text) - at
+		}
+		sign := bytes.LastIndexByte(text[at:at+end], '@')
+		if sign < 0 {
+			// A password may hold what ends an authority when it should have been escaped.
+			if next := bytes.IndexAny(text[at:], " \t\r\n\"'<>`"); next > end || next < 0 {
+				if next < 0 {
+					next = len(text) - at
+				}
+				if s := bytes.LastIndexByte(text[at:at+next], '@'); s >= 0 && bytes.IndexByte(text[at:at+end], ':') >= 0 {
+					sign = s
+				}
+			}
+		}
+		if sign < 0 {
+			continue
+		}
+		if colon := bytes.IndexByte(text[at:at+sign], ':'); colon >= 0 && !trivial(text[at+colon+1:at+sign]) {
+			spans = append(spans, span{at + colon + 1, at + sign})
+		} else if colon < 0 && sign >= minFormat {
+			spans = append(spans, span{at, at + sign}) // a token stands for a user
+		}
+		at += sign
+	}
+}
+
+// pair is a variable of an environment as messages quote it, in Go's syntax, in
+// JSON or in YAML.
+var pair = regexp.MustCompile(`(?i)\bname\\*"?:\s*\\*["']?([\w.-]+)\\*["']?,?\s*\\*"?value\\*"?:[ \t]*(\\*"(?:[^"\\]|\\[^"])*|'[^']*|[^\s,}"']+)`)
+
+func pairs(text []byte, spans []span) []span {
+	if !bytes.Contains(text, []byte("alue")) {
+		return spans
+	}
+	for _, m := range pair.FindAllSubmatchIndex(text, -1) {
+		if !credentialName(text[m[2]:m[3]]) {
+			continue
+		}
+		from, to := m[4], m[5]
+		for from < to && (text[from] == '\\' || text[from] == '"' || text[from] == '\'') {
+			from++
+		}
+		for to > from && text[to-1] == '\\' {
+			to--
+		}
+		if !trivial(text[from:to]) {
+			spans = append(spans, span{from, to})
+		}
+	}
+	return spans
+}
+
+// freeText masks what is secret in a text. changed is false where nothing is,
+// and out then nil.
+func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte, changed bool) {
+	spans := s.secrets(text, where, (*scratch)[:0])
+	*scratch = spans
+	if len(spans) == 0 {
+		return nil, false
+	}
+	at := 0
+	for _, sp := range merged(spans) {
+		if inMark(text, sp) {
+			continue
+		}
+		out = append(out, text[at:sp.from]...)
+		out = s.appendOther(out, text[sp.from:sp.to])
+		at = sp.to
+		changed = true
+	}
+	if !changed {
+		return nil, false
+	}
+	return append(out, text[at:]...), true
+}
+
+// secrets gives where the secrets of a text stand, in any order.
+func (s *Scoped) secrets(text []byte, where place, spans []span) []span {
+	spans = s.detect.find(text, where, spans)
+	spans = userinfo(text, spans)
+	if where != inField {
+		spans = assignments(text, where, spans)
+		spans = pairs(text, spans)
+	}
+	return s.known.find(text, spans)
+}
+
+// merged sorts spans and joins those that touch.
+func merged(spans []span) []span {
+	slices.SortFunc(spans, func(a, b span) int { return a.from - b.from })
+	out := spans[:1]
+	for _, sp := range spans[1:] {
+		if last := &out[len(out)-1]; sp.from < last.to {
+			last.to = max(last.to, sp.to)
+		} else {
+			out = append(out, sp)
+		}
+	}
+	return out
+}
+
+// inMark reports whether a span is of a mark that already stands in the text.
+func inMark(text []byte, sp span) bool {
+	from := max(0, sp.from-markLen)
+	to := min(len(text), sp.to+markLen)
+	for at := from; ; {
+		i := bytes.Index(text[at:to], []byte(MarkPrefix))
+		if i < 0 {
+			return false
+		}
+		at += i
+		if at <= sp.from && sp.to <= at+markLen && at+markLen <= len(text) && isMark(string(text[at:at+markLen])) {
+			return true
+		}
+		at++
+	}
+}

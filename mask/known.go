@@ -1,0 +1,215 @@
+package mask
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"math"
+	"sync"
+	"sync/atomic"
+)
+
+const (
+	// minValue is the length from which a known value is looked for in texts.
+	minValue = 8
+	// minStrength is what a value's bytes must at least be worth, in bits, to be
+	// looked for: whoever may write a text could otherwise try guesses by it.
+	minStrength = 30
+	// maxKnownBytes bounds what is kept of known values; the oldest go first.
+	maxKnownBytes = 32 << 20
+	// maxValue is the longest value that is looked for as one.
+	maxValue = 64 << 10
+	// headBits is the size of the first look at the beginnings of values.
+	headBits = 1 << 20
+)
+
+// knownValues are the values of Secrets that were masked, to be found again in
+// texts. They are kept in memory only.
+type knownValues struct {
+	mu    sync.RWMutex
+	heads map[uint64][][]byte // values by their first eight bytes
+	order [][]byte            // oldest first
+	bytes int
+	count atomic.Int64
+	look  [headBits / 64]atomic.Uint64 // a bit for the hash of each beginning
+}
+
+func head(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+
+func headBit(h uint64) (word int, bit uint64) {
+	n := h * 0x9e3779b97f4a7c15 >> (64 - 20)
+	return int(n / 64), 1 << (n % 64) //nolint:gosec // 20 bits
+}
+
+// strength is the least that the bytes of v are worth, in bits: their number by
+// the entropy of their distribution (Shannon).
+func strength(v []byte) float64 {
+	var counts [256]int
+	for _, b := range v {
+		counts[b]++
+	}
+	sum := 0.0
+	for _, c := range counts {
+		if c > 0 {
+			sum -= float64(c) * math.Log2(float64(c)/float64(len(v)))
+		}
+	}
+	return sum
+}
+
+// learn remembers a Secret's value: itself, its base64, and of a text of many
+// lines each line that could be a secret by itself.
+func (k *knownValues) learn(v []byte) {
+	if len(v) < minValue || len(v) > 1<<20 || bytes.Contains(v, []byte("-----BEGIN CERTIFICATE")) {
+		return // a certificate is public, and stands in many places
+	}
+	if k.has(v) {
+		return
+	}
+	lines := bytes.Split(bytes.TrimSpace(v), []byte("\n"))
+	if len(lines) == 1 {
+		k.add(bytes.TrimSpace(v))
+	} else {
+		for _, l := range lines {
+			if l = bytes.TrimSpace(l); len(l) >= 2*minValue && !bytes.HasPrefix(l, []byte("-----")) {
+				k.add(l)
+			}
+		}
+	}
+	enc := make([]byte, base64.StdEncoding.EncodedLen(len(v)))
+	base64.StdEncoding.Encode(enc, v)
+	if len(lines) == 1 {
+		enc = bytes.TrimRight(enc, "=")
+		k.add(enc[:len(enc)/4*4]) // the last group may go on in a longer text
+	}
+	k.add(enc)
+}
+
+// has reports whether v was learnt as a whole.
+func (k *knownValues) has(v []byte) bool {
+	if len(v) < minValue || k.count.Load() == 0 {
+		return false
+	}
+	h := head(v)
+	if word, bit := headBit(h); k.look[word].Load()&bit == 0 {
+		return false
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for _, e := range k.heads[h] {
+		if bytes.Equal(e, v) {
+			return true
+		}
+	}
+	return false
+}
+
+func (k *knownValues) add(v []byte) {
+	if len(v) < minValue || len(v) > maxValue || strength(v) < minStrength || k.has(v) {
+		return
+	}
+	v = bytes.Clone(v)
+	h := head(v)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.heads == nil {
+		k.heads = map[uint64][][]byte{}
+	}
+	if len(k.heads[h]) >= maxSameHead {
+		return
+	}
+	k.heads[h] = append(k.heads[h], v)
+	k.order = append(k.order, v)
+	word, bit := headBit(h)
+	k.look[word].Or(bit)
+	k.count.Add(1)
+	for k.bytes += len(v); k.bytes > maxKnownBytes; {
+		k.forget()
+	}
+}
+
+// maxSameHead bounds how many values that begin alike are compared at a place.
+const maxSameHead = 64
+
+// forget drops the oldest value. Its bit stays: that costs a look, no more.
+func (k *knownValues) forget() {
+	old := k.order[0]
+	k.order = k.order[1:]
+	k.bytes -= len(old)
+	k.count.Add(-1)
+	h := head(old)
+	rest := k.heads[h][:0]
+	for _, e := range k.heads[h] {
+		if &e[0] != &old[0] {
+			rest = append(rest, e)
+		}
+	}
+	if len(rest) == 0 {
+		delete(k.heads, h)
+	} else {
+		k.heads[h] = rest
+	}
+}
+
+// find adds where known values stand in text, the longest at each place.
+func (k *knownValues) find(text []byte, spans []span) []span {
+	if len(text) < minValue || k.count.Load() == 0 {
+		return spans
+	}
+	for i := 0; i+minValue <= len(text); i++ {
+		h := head(text[i:])
+		word, bit := headBit(h)
+		if k.look[word].Load()&bit == 0 {
+			continue
+		}
+		if n := k.longest(h, text[i:]); n > 0 {
+			spans = append(spans, span{from: i, to: i + n})
+			i += n - 1
+		}
+	}
+	return spans
+}
+
+func (k *knownValues) longest(h uint64, text []byte) int {
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	n := 0
+	for _, e := range k.heads[h] {
+		if len(e) > n && bytes.HasPrefix(text, e) {
+			n = len(e)
+		}
+	}
+	return n
+}
+
+// begins gives where in text a known value begins that may go on after its
+// end, or the end. A beginning shorter than least is no sign of one.
+func (k *knownValues) begins(text []byte, least int) int {
+	if k.count.Load() == 0 {
+		return len(text)
+	}
+	k.mu.RLock()
+	defer k.mu.RUnlock()
+	for i := max(0, len(text)-maxHeld); i+minValue <= len(text); i++ {
+		h := head(text[i:])
+		if word, bit := headBit(h); k.look[word].Load()&bit == 0 {
+			continue
+		}
+		for _, e := range k.heads[h] {
+			if len(e) > len(text)-i && bytes.HasPrefix(e, text[i:]) {
+				return i
+			}
+		}
+	}
+	// Less than a head is left: every value would have to be looked at.
+	for i := max(0, len(text)-minValue+1); i+least <= len(text); i++ {
+		for h := range k.heads {
+			var first [minValue]byte
+			binary.LittleEndian.PutUint64(first[:], h)
+			if bytes.HasPrefix(first[:], text[i:]) {
+				return i
+			}
+		}
+	}
+	return len(text)
+}

@@ -1,0 +1,782 @@
+package mask
+
+import (
+	"bytes"
+	"encoding/base64"
+	"math/bits"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// maxDepth bounds how deep an object may nest. Real ones stay below 100.
+const maxDepth = 1000
+
+// maxQuoted bounds how often an object may quote one that quotes one.
+const maxQuoted = 4
+
+// lastApplied is where kubectl apply keeps the whole object that it applied.
+const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
+
+// edit replaces the bytes from from up to to by those of the walker's new
+// texts from with up to end.
+type edit struct{ from, to, with, end int }
+
+// walker walks over one value whose index is complete, and notes what must be
+// replaced in it. It relies on no order of members.
+type walker struct {
+	s      *Scoped
+	buf    []byte
+	blocks []block
+	quoted int // how many texts this one is quoted in
+
+	at    int // the block of word
+	word  uint64
+	depth int
+	edits []edit
+	texts []byte // the new texts of the edits
+
+	// Where the name stands that member gave last, quotes included.
+	nameFrom, nameTo int
+
+	name, text []byte // scratch: a name and a text without their escapes
+	spans      []span
+}
+
+// seek has next begin at pos.
+func (w *walker) seek(pos int) {
+	w.at = pos / blockBytes
+	w.word = w.blocks[w.at].marks & (^uint64(0) << (pos % blockBytes))
+}
+
+// next gives the position of the next bracket or quote. The caller knows that
+// there is one: the value's end is within the index.
+func (w *walker) next() int {
+	for w.word == 0 {
+		w.at++
+		w.word = w.blocks[w.at].marks
+	}
+	pos := w.at*blockBytes + bits.TrailingZeros64(w.word)
+	w.word &= w.word - 1
+	return pos
+}
+
+// skipSpace gives the position of the first byte from pos on that is no white space.
+func (w *walker) skipSpace(pos int) int {
+	for w.buf[pos] <= ' ' {
+		pos++
+	}
+	return pos
+}
+
+// member reads on to the next member of the object that next is in. more is
+// false at the object's end.
+func (w *walker) member() (name []byte, value int, more bool, err error) {
+	p := w.next()
+	switch w.buf[p] {
+	case '}':
+		return nil, 0, false, nil
+	case '"':
+	default:
+		return nil, 0, false, errSyntax
+	}
+	q := w.next()
+	w.nameFrom, w.nameTo = p, q+1
+	name = w.buf[p+1 : q]
+	if bytes.IndexByte(name, '\\') >= 0 {
+		if w.name, err = jsontext.AppendUnquote(w.name[:0], w.buf[p:q+1]); err != nil {
+			return nil, 0, false, errSyntax
+		}
+		name = w.name
+	}
+	value = w.skipSpace(q + 1)
+	if w.buf[value] != ':' {
+		return nil, 0, false, errSyntax
+	}
+	return name, w.skipSpace(value + 1), true, nil
+}
+
+// element reads on to the next element of the list that next is in, if it is a
+// string, an object or a list. Others are passed over.
+func (w *walker) element() (value int, more bool, err error) {
+	p := w.next()
+	switch w.buf[p] {
+	case ']':
+		return 0, false, nil
+	case '}':
+		return 0, false, errSyntax
+	}
+	return p, true, nil
+}
+
+func (w *walker) enter() error {
+	if w.depth++; w.depth > maxDepth {
+		return errDepth
+	}
+	return nil
+}
+
+// end gives where the value at pos ends, and has next go on there.
+func (w *walker) end(pos int) int {
+	switch w.buf[pos] {
+	case '"':
+		w.seek(pos + 1)
+		return w.next() + 1
+	case '{', '[':
+		w.seek(pos + 1)
+		for depth := 1; ; {
+			p := w.next()
+			switch w.buf[p] {
+			case '{', '[':
+				depth++
+			case '}', ']':
+				if depth--; depth == 0 {
+					return p + 1
+				}
+			}
+		}
+	}
+	e := pos
+	for {
+		switch w.buf[e] {
+		case ',', '}', ']', ' ', '\t', '\r', '\n':
+			w.seek(e)
+			return e
+		}
+		e++
+	}
+}
+
+// string gives the text of the string at pos, which next is at, without its
+// escapes, and where it ends. It is good until the next call.
+func (w *walker) string(pos int) (text []byte, end int, err error) {
+	w.next()
+	q := w.next()
+	text = w.buf[pos+1 : q]
+	if bytes.IndexByte(text, '\\') >= 0 {
+		if w.text, err = jsontext.AppendUnquote(w.text[:0], w.buf[pos:q+1]); err != nil && len(w.text) == 0 {
+			return nil, 0, errSyntax
+		}
+		text = w.text
+	}
+	return text, q + 1, nil
+}
+
+// replace puts with in the place of what stands there.
+func (w *walker) replace(from, to int, with []byte) {
+	at := len(w.texts)
+	w.texts = append(w.texts, with...)
+	w.edits = append(w.edits, edit{from, to, at, len(w.texts)})
+}
+
+// replaceText puts text, as a string, in the place of what stands there.
+func (w *walker) replaceText(from, to int, text []byte) {
+	at := len(w.texts)
+	quoted, err := jsontext.AppendQuote(w.texts, text)
+	if err != nil { // text is no UTF-8: what can be read of it goes in
+		quoted, _ = jsontext.AppendQuote(w.texts[:at], bytes.ToValidUTF8(text, []byte("\uFFFD"))) // never fails on UTF-8
+	}
+	w.texts = quoted
+	w.edits = append(w.edits, edit{from, to, at, len(w.texts)})
+}
+
+// replaceMark puts the mark that make appends in the place of what stands there.
+func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v []byte) []byte) {
+	at := len(w.texts)
+	w.texts = append(w.texts, '"')
+	w.texts = append(appendMark(w.texts, text), '"')
+	w.edits = append(w.edits, edit{from, to, at, len(w.texts)})
+}
+
+// root walks over a Kubernetes object, which begins at pos.
+func (w *walker) root(pos int, a about) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	rules, _ := w.s.rules.named(a, "")
+	kind, touched, from := "", false, len(w.edits)
+	w.seek(pos + 1)
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
+		}
+		if string(name) == "kind" && w.buf[value] == '"' {
+			text, _, err := w.string(value)
+			if err != nil {
+				return err
+			}
+			if string(text) == kind {
+				continue
+			}
+			if kind != "" { // two kinds: it is every kind
+				w.edits = w.edits[:from]
+				return w.whole(pos)
+			}
+			kind = string(text)
+			if kind == "Status" {
+				w.edits = w.edits[:from]
+				return w.status(pos, a)
+			}
+			now, both := w.s.rules.named(a, kind)
+			if both {
+				w.edits = w.edits[:from]
+				return w.whole(pos)
+			}
+			if touched && (now != rules || wrapper(kind)) {
+				// What stood before was taken for something else.
+				w.edits = w.edits[:from]
+				touched = false
+				w.seek(pos + 1)
+			}
+			rules = now
+			continue
+		}
+		touched = touched || string(name) != "apiVersion"
+		if err := w.rootMember(name, value, kind, a, rules); err != nil {
+			return err
+		}
+	}
+}
+
+func (w *walker) rootMember(name []byte, value int, kind string, a about, rules *kindRules) error {
+	switch string(name) {
+	case "items":
+		if w.buf[value] == '[' {
+			return w.each(value, func(at int) error { return w.object(at, w.s.rules.item(a, kind)) })
+		}
+	case "rows":
+		if w.buf[value] == '[' {
+			return w.each(value, func(at int) error { return w.row(at, a) })
+		}
+	case "object":
+		return w.object(value, a)
+	case "metadata":
+		if w.buf[value] == '{' {
+			return w.metadata(value, a, rules)
+		}
+	}
+	var n *node
+	if rules != nil {
+		n = rules.node.child(name)
+	}
+	return w.value(name, value, n)
+}
+
+// object walks over what should be an object.
+func (w *walker) object(pos int, a about) error {
+	if w.buf[pos] == '{' {
+		return w.root(pos, a)
+	}
+	if a.sure {
+		return w.mark(pos, false)
+	}
+	return w.value(nil, pos, nil)
+}
+
+// each calls f for each element of the list at pos that is a string, an object
+// or a list. f must leave next behind it.
+func (w *walker) each(pos int, f func(at int) error) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	for {
+		at, more, err := w.element()
+		if err != nil || !more {
+			return err
+		}
+		w.seek(at)
+		if err := f(at); err != nil {
+			return err
+		}
+	}
+}
+
+// row walks over a row of a table.
+func (w *walker) row(pos int, a about) error {
+	if w.buf[pos] != '{' {
+		return w.object(pos, a)
+	}
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
+		}
+		switch string(name) {
+		case "object":
+			err = w.object(value, a)
+		case "cells":
+			if a.rules != nil && a.rules.own {
+				err = w.value(nil, value, leaf(actStrings))
+			} else {
+				err = w.value(nil, value, leaf(actCells))
+			}
+		default:
+			err = w.value(name, value, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// metadata walks over an object's metadata. What annotations quote was of the
+// object's own kind.
+func (w *walker) metadata(pos int, a about, rules *kindRules) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	quotes := about{rules: rules, known: rules != nil, sure: rules != nil}
+	if a.sure {
+		quotes = a
+	}
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
+		}
+		if string(name) == "annotations" && w.buf[value] == '{' {
+			err = w.annotations(value, quotes)
+		} else {
+			err = w.value(name, value, nil)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// value walks over the value at pos, a member called name (nil: an element). n
+// is what the rules say of it.
+func (w *walker) value(name []byte, pos int, n *node) error {
+	act := actPlain
+	if n != nil {
+		act = n.act
+	}
+	switch w.buf[pos] {
+	case '{':
+		if n == nil || act == actPlain && n.kids == nil && n.any == nil {
+			if len(name) == 11 && string(name) == "annotations" {
+				return w.annotations(pos, about{})
+			}
+		}
+		return w.members(pos, n, act)
+	case '[':
+		if act == actPlain && n == nil {
+			switch string(name) {
+			case "env":
+				return w.each(pos, w.env)
+			case "args", "command":
+				return w.args(pos)
+			case "managedFields":
+				act = actManaged
+			}
+		}
+		return w.elements(pos, n, act)
+	case '"':
+		if act == actPlain {
+			act = ofName(name)
+		}
+		return w.leaf(pos, act)
+	}
+	switch act {
+	case actMark, actMark64, actStrings:
+		return w.mark(pos, act == actMark64)
+	}
+	return nil // numbers, true, false and null hold no brackets or quotes
+}
+
+// ofName is what the name of a text says, where no rule says more.
+func ofName(name []byte) action {
+	switch string(name) {
+	case "message", "note":
+		return actFree
+	}
+	if fieldName(name) {
+		return actField
+	}
+	return actPlain
+}
+
+// members walks over the object at pos.
+func (w *walker) members(pos int, n *node, act action) error {
+	switch act {
+	case actMark, actMark64:
+		return w.mark(pos, act == actMark64)
+	}
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
+		}
+		switch act {
+		case actValues:
+			err = w.mark(value, false)
+		case actValues64:
+			err = w.mark(value, true)
+		case actNamed, actNamed64:
+			err = w.named(name, value, act == actNamed64)
+		case actManaged:
+			w.managed(name)
+			err = w.value(nil, value, leafManaged)
+		case actFree, actCells, actStrings:
+			err = w.value(nil, value, n)
+		default:
+			err = w.value(name, value, n.child(name))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+var leafManaged = leaf(actManaged)
+
+// elements walks over the list at pos. What the rules say of a list they say of
+// its elements.
+func (w *walker) elements(pos int, n *node, act action) error {
+	switch act {
+	case actMark, actMark64, actValues, actValues64:
+		return w.mark(pos, act == actMark64 || act == actValues64)
+	case actManaged:
+		n = leafManaged
+	case actStrings:
+		first := true
+		return w.each(pos, func(at int) error {
+			if first {
+				first = false
+				return w.value(nil, at, leaf(actCells))
+			}
+			return w.value(nil, at, n)
+		})
+	}
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	for {
+		at, more, err := w.element()
+		if err != nil || !more {
+			return err
+		}
+		w.seek(at)
+		if err := w.value(nil, at, n); err != nil {
+			return err
+		}
+	}
+}
+
+// leaf masks the string at pos.
+func (w *walker) leaf(pos int, act action) error {
+	switch act {
+	case actField:
+		text, end, err := w.string(pos)
+		if err != nil {
+			return err
+		}
+		if !trivial(text) {
+			w.replaceMark(pos, end, text, w.s.appendOther)
+		}
+		return nil
+	case actMark, actStrings:
+		return w.mark(pos, false)
+	case actMark64, actValues64, actNamed64:
+		return w.mark(pos, true)
+	case actValues:
+		return w.mark(pos, false)
+	case actFree, actCells:
+		return w.free(pos, inProse)
+	case actNamed, actArgs, actEnv, actNotes:
+		return w.free(pos, inConfig)
+	}
+	// Most strings end here.
+	w.next()
+	q := w.next()
+	if q-pos <= minFormat {
+		return nil
+	}
+	text := w.buf[pos+1 : q]
+	if bytes.IndexByte(text, '\\') < 0 {
+		if !w.s.detect.mayFormat(text) && (len(text) < longText || !w.s.detect.mayText(text)) {
+			return nil
+		}
+	}
+	w.seek(pos)
+	if len(text) >= longText {
+		return w.free(pos, inConfig)
+	}
+	return w.free(pos, inField)
+}
+
+// free masks what is secret in the text at pos.
+func (w *walker) free(pos int, where place) error {
+	text, end, err := w.string(pos)
+	if err != nil {
+		return err
+	}
+	if out, changed := w.s.freeText(text, where, &w.spans); changed {
+		w.replaceText(pos, end, out)
+	}
+	return nil
+}
+
+// mark masks the value at pos, whatever it is.
+func (w *walker) mark(pos int, base64ed bool) error {
+	switch w.buf[pos] {
+	case '"':
+		text, end, err := w.string(pos)
+		if err != nil {
+			return err
+		}
+		if len(text) == 0 {
+			return nil
+		}
+		if base64ed {
+			w.replaceMark(pos, end, text, w.s.appendSecret64)
+		} else {
+			w.replaceMark(pos, end, text, w.s.appendSecret)
+		}
+		return nil
+	case 'n':
+		w.end(pos)
+		return nil // null
+	}
+	end := w.end(pos)
+	v, err := decode(w.buf[pos:end])
+	if err != nil {
+		return errSyntax
+	}
+	out, err := encode(w.s.deep(v))
+	if err != nil {
+		return errSyntax
+	}
+	w.replace(pos, end, out)
+	return nil
+}
+
+// whole masks every value of the object at pos but its kind and apiVersion.
+func (w *walker) whole(pos int) error {
+	w.seek(pos + 1)
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
+		}
+		if s := string(name); s == "kind" || s == "apiVersion" {
+			w.end(value)
+			continue
+		}
+		if err := w.mark(value, false); err != nil {
+			return err
+		}
+	}
+}
+
+// named masks a value whose name may say that it is a credential.
+func (w *walker) named(name []byte, pos int, base64ed bool) error {
+	if w.buf[pos] != '"' {
+		return w.value(nil, pos, leaf(actNamed))
+	}
+	credential := credentialName(name)
+	text, end, err := w.string(pos)
+	if err != nil {
+		return err
+	}
+	if base64ed {
+		plain := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
+		n, err := base64.StdEncoding.Decode(plain, text)
+		if err != nil {
+			return nil // the API server takes no such value
+		}
+		plain = plain[:n]
+		if !credential && utf8.Valid(plain) {
+			_, credential = w.s.freeText(plain, inConfig, &w.spans)
+		}
+		if credential && len(plain) > 0 {
+			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain))))
+		}
+		return nil
+	}
+	if credential && !trivial(text) {
+		w.replaceMark(pos, end, text, w.s.appendOther)
+		return nil
+	}
+	if out, changed := w.s.freeText(text, inConfig, &w.spans); changed {
+		w.replaceText(pos, end, out)
+	}
+	return nil
+}
+
+// env walks over one variable of a container's environment.
+func (w *walker) env(pos int) error {
+	if w.buf[pos] != '{' {
+		return w.value(nil, pos, leaf(actEnv))
+	}
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	credential := false
+	var values []int
+	for {
+		name, value, more, err := w.member()
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		switch {
+		case string(name) == "name" && w.buf[value] == '"':
+			text, _, err := w.string(value)
+			if err != nil {
+				return err
+			}
+			credential = credential || credentialName(text)
+		case string(name) == "value" && w.buf[value] == '"':
+			values = append(values, value)
+			w.end(value)
+		default:
+			if err := w.value(name, value, nil); err != nil {
+				return err
+			}
+		}
+	}
+	at, word := w.at, w.word
+	for _, v := range values {
+		w.seek(v)
+		if !credential {
+			if err := w.free(v, inConfig); err != nil {
+				return err
+			}
+			continue
+		}
+		text, end, err := w.string(v)
+		if err != nil {
+			return err
+		}
+		if !trivial(text) {
+			w.replaceMark(v, end, text, w.s.appendOther)
+		}
+	}
+	w.at, w.word = at, word
+	return nil
+}
+
+// args walks over a command line: the value of a flag may be the next argument.
+func (w *walker) args(pos int) error {
+	flag := false
+	return w.each(pos, func(at int) error {
+		if w.buf[at] != '"' {
+			flag = false
+			return w.value(nil, at, nil)
+		}
+		text, end, err := w.string(at)
+		if err != nil {
+			return err
+		}
+		if flag && len(text) > 0 && text[0] != '-' {
+			flag = false
+			if !trivial(text) {
+				w.replaceMark(at, end, text, w.s.appendOther)
+			}
+			return nil
+		}
+		flag = len(text) > 1 && text[0] == '-' && bytes.IndexAny(text, "= \n") < 0 && credentialName(bytes.TrimLeft(text, "-"))
+		if out, changed := w.s.freeText(text, inConfig, &w.spans); changed {
+			w.replaceText(at, end, out)
+		}
+		return nil
+	})
+}
+
+// annotations walks over annotations. Those of a masked kind, and the ones
+// that hold a whole object, may quote it.
+func (w *walker) annotations(pos int, quotes about) error {
+	if err := w.enter(); err != nil {
+		return err
+	}
+	defer func() { w.depth-- }()
+	w.seek(pos + 1)
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
+		}
+		if w.buf[value] != '"' {
+			if err := w.value(nil, value, leaf(actNotes)); err != nil {
+				return err
+			}
+			continue
+		}
+		applied := string(name) == lastApplied
+		if i := bytes.LastIndexByte(name, '/'); i >= 0 {
+			name = name[i+1:]
+		}
+		credential := credentialName(name)
+		text, end, err := w.string(value)
+		if err != nil {
+			return err
+		}
+		out, changed := w.note(text, applied, credential, quotes)
+		if changed {
+			w.replaceText(value, end, out)
+		}
+	}
+}
+
+// note masks one annotation's text.
+func (w *walker) note(text []byte, applied, credential bool, quotes about) (out []byte, changed bool) {
+	secret := quotes.rules != nil && quotes.rules.secret
+	t := bytes.TrimSpace(text)
+	switch {
+	case len(t) == 0:
+		return nil, false
+	case t[0] == '{' || t[0] == '[':
+		out, err := w.s.quote(t, quotes, w.quoted+1)
+		switch {
+		case err == nil:
+			return out, out != nil
+		case applied || secret:
+			return w.s.appendSecret(nil, text), true
+		}
+	case applied, secret && bytes.HasPrefix(t, []byte("H4sI")):
+		// Something else than an object, or a compressed one.
+		return w.s.appendSecret(nil, text), true
+	case credential && !trivial(text):
+		return w.s.appendOther(nil, text), true
+	}
+	return w.s.freeText(text, inConfig, &w.spans)
+}
+
+// managed masks the values that names below managedFields hold: v:VALUE is an
+// element of a set, k:{…} the key of a list's element (structured-merge-diff).
+func (w *walker) managed(name []byte) {
+	if len(name) < minValue || name[1] != ':' || name[0] != 'v' && name[0] != 'k' {
+		return
+	}
+	where := inConfig
+	if name[0] == 'k' {
+		where = inField // its keys are names and ports
+	}
+	if out, changed := w.s.freeText(name, where, &w.spans); changed {
+		w.replaceText(w.nameFrom, w.nameTo, out)
+	}
+}
