@@ -44,12 +44,10 @@ type format struct {
 type detectors struct {
 	formats []format
 	// words are the keywords, folded, by the hash of their first three bytes.
-	words map[uint32][]keyword
-	all   bitset // of the hashes of every keyword
-	// strict is for keywords of strict formats: of their first and of their
-	// second three bytes, so that every other place of a text needs a look.
-	strict bitset
-	always []int // formats without a keyword to go by
+	words  map[uint32][]keyword
+	all    bitset // of the hashes of every keyword
+	strict bitset // of those of strict formats
+	always []int  // formats without a keyword to go by
 }
 
 type keyword struct {
@@ -117,25 +115,15 @@ func (d *detectors) add(r config.Rule) {
 		}
 		h := trigram([]byte(word))
 		d.all.set(h)
+		if f.strict {
+			d.strict.set(h)
+		}
 		at := slices.IndexFunc(d.words[h], func(k keyword) bool { return string(k.text) == word })
 		if at < 0 {
 			d.words[h] = append(d.words[h], keyword{text: []byte(word)})
 			at = len(d.words[h]) - 1
 		}
 		d.words[h][at].formats = append(d.words[h][at].formats, n)
-	}
-	if f.strict {
-		for _, word := range r.Keywords {
-			if word == "ey" {
-				word = "eyj"
-			}
-			d.strict.set(trigram([]byte(word)))
-			if len(word) > 3 {
-				d.strict.set(trigram([]byte(word)[1:]))
-			} else {
-				f.strict = word == "eyj"
-			}
-		}
 	}
 	d.formats = append(d.formats, f)
 }
@@ -145,24 +133,15 @@ var schemeEnd = []byte("://")
 // mayFormat reports whether a text may hold a credential of a format that is
 // recognised by itself. It errs on the safe side.
 func (d *detectors) mayFormat(text []byte) bool {
-	for i := 0; i+3 <= len(text); i += 2 {
-		if d.strict.has(trigram(text[i:])) {
-			if d.strictAt(text, i) || i > 0 && d.strictAt(text, i-1) {
-				return true
-			}
+	for i := 0; i+3 <= len(text); i++ {
+		if d.strict.has(trigram(text[i:])) && d.strictAt(text, i) {
+			return true
 		}
 	}
-	// Three bytes long, so every place counts: the beginning of a token, and of
-	// what stands between an address's scheme and its host.
-	return bytes.Contains(text, jose) || bytes.Contains(text, schemeEnd) && bytes.IndexByte(text, '@') >= 0
+	return bytes.Contains(text, schemeEnd) && bytes.IndexByte(text, '@') >= 0
 }
 
-var jose = []byte("eyJ")
-
 func (d *detectors) strictAt(text []byte, i int) bool {
-	if i+3 > len(text) {
-		return false
-	}
 	for _, k := range d.words[trigram(text[i:])] {
 		if len(k.text) <= len(text)-i && bytes.EqualFold(text[i:i+len(k.text)], k.text) {
 			for _, n := range k.formats {

@@ -1,6 +1,9 @@
 package mask
 
-import "bytes"
+import (
+	"bytes"
+	"strings"
+)
 
 // credentialName reports whether a name, such as an environment variable's, a
 // flag's or a ConfigMap key's, says that its value is a credential. It looks at
@@ -87,27 +90,32 @@ func filler(word string) bool { return word == "filler" }
 // text is a credential. It is stricter than credentialName: Kubernetes has many
 // fields that name a Secret or a key.
 func fieldName(name []byte) bool {
-	if len(name) < 5 {
+	n := len(name)
+	if n < 5 {
 		return false
 	}
-	// Cheap first: most names end otherwise.
-	switch name[len(name)-1] | 0x20 {
-	case 'd', 'n', 'e', 'y', 't':
-	default:
-		return false
+	// The last two letters first: most names end otherwise.
+	var ends []string
+	switch [2]byte{name[n-2] | 0x20, name[n-1] | 0x20} {
+	case [2]byte{'r', 'd'}:
+		ends = []string{"password"}
+	case [2]byte{'w', 'd'}:
+		ends = []string{"passwd"}
+	case [2]byte{'s', 'e'}:
+		ends = []string{"passphrase"}
+	case [2]byte{'e', 'n'}:
+		ends = []string{"token"}
+	case [2]byte{'e', 't'}:
+		ends = []string{"clientsecret", "client_secret", "client-secret"}
+	case [2]byte{'e', 'y'}:
+		ends = []string{"apikey", "api_key", "api-key", "secretkey", "secret_key", "privatekey", "private_key", "accesskey", "access_key"}
 	}
-	for _, end := range fieldEnds {
-		if len(name) >= len(end) && bytes.EqualFold(name[len(name)-len(end):], end) {
+	for _, end := range ends {
+		if n >= len(end) && strings.EqualFold(string(name[n-len(end):]), end) {
 			return true
 		}
 	}
 	return false
-}
-
-var fieldEnds = [][]byte{
-	[]byte("password"), []byte("passwd"), []byte("passphrase"), []byte("token"), []byte("apikey"), []byte("api_key"),
-	[]byte("secretkey"), []byte("secret_key"), []byte("privatekey"), []byte("private_key"), []byte("clientsecret"), []byte("client_secret"),
-	[]byte("accesskey"), []byte("access_key"),
 }
 
 // trivial reports whether a text can't be a credential: nothing, a switch, a

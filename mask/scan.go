@@ -24,6 +24,7 @@ var (
 type block struct {
 	marks         uint64 // every bracket, and the quotes that begin and end strings
 	opens, closes uint64
+	slashes       uint64 // every backslash, within strings too
 }
 
 // text is JSON that is read as it comes, and its index. Positions are those in
@@ -105,7 +106,7 @@ func (s *scanner) index() error {
 			}
 		}
 		inString = uint64(int64(within) >> 63)
-		b := block{opens: c.opens &^ within, closes: c.closes &^ within}
+		b := block{opens: c.opens &^ within, closes: c.closes &^ within, slashes: c.slashes}
 		b.marks = b.opens | b.closes | quotes
 		s.blocks = append(s.blocks, b)
 		if (s.whole+1)*blockBytes <= len(s.buf) {
@@ -209,43 +210,52 @@ func (s *scanner) wait(from int) error {
 
 // closing gives where the bracket that opens at pos is closed.
 func (s *scanner) closing(pos int) (int, error) {
-	depth := 1
-	i, mask := pos/blockBytes, ^uint64(0)<<(pos%blockBytes)<<1
+	c := closing{depth: 1, at: pos / blockBytes, mask: ^uint64(0) << (pos % blockBytes) << 1}
 	for {
-		whole := s.whole
-		for ; i < len(s.blocks); i++ {
-			b := &s.blocks[i]
-			opens, closes := b.opens&mask, b.closes&mask
-			if n := bits.OnesCount64(closes); n < depth {
-				if i >= whole {
-					break // more of this block may come
-				}
-				depth += bits.OnesCount64(opens) - n
-				mask = ^uint64(0)
-				continue
+		if end := c.find(s.blocks, s.whole); end >= 0 {
+			if end-pos > MaxObjectBytes {
+				return 0, errTooLarge
 			}
-			d := depth
-			for all := opens | closes; all != 0; all &= all - 1 {
-				bit := all & -all
-				if opens&bit != 0 {
-					d++
-				} else if d--; d == 0 {
-					at := i*blockBytes + bits.TrailingZeros64(bit)
-					if at-pos > MaxObjectBytes {
-						return 0, errTooLarge
-					}
-					return at + 1, nil
-				}
-			}
-			if i >= whole {
-				break
-			}
-			depth, mask = d, ^uint64(0)
+			return end, nil
 		}
 		if err := s.wait(pos); err != nil {
 			return 0, err
 		}
 	}
+}
+
+// closing looks for the bracket that closes.
+type closing struct {
+	depth int
+	at    int    // the block to go on with
+	mask  uint64 // its bits to go on with
+}
+
+// find gives where the bracket is closed, or -1 where that isn't among blocks,
+// of which only the first whole are complete. It may be called again with more.
+func (c *closing) find(blocks []block, whole int) int {
+	for ; c.at < len(blocks); c.at++ {
+		b := &blocks[c.at]
+		opens, closes := b.opens&c.mask, b.closes&c.mask
+		depth := c.depth
+		if n := bits.OnesCount64(closes); n < depth {
+			depth += bits.OnesCount64(opens) - n
+		} else {
+			for all := opens | closes; all != 0; all &= all - 1 {
+				bit := all & -all
+				if opens&bit != 0 {
+					depth++
+				} else if depth--; depth == 0 {
+					return c.at*blockBytes + bits.TrailingZeros64(bit) + 1
+				}
+			}
+		}
+		if c.at >= whole {
+			return -1 // more of this block may come
+		}
+		c.depth, c.mask = depth, ^uint64(0)
+	}
+	return -1
 }
 
 // quote gives where the string that begins at pos ends.

@@ -179,5 +179,5 @@ func (d *detectors) mayBegin(text []byte) bool {
 			}
 		}
 	}
-	return bytes.Contains(text, jose)
+	return false
 }

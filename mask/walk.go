@@ -61,6 +61,19 @@ func (w *walker) next() int {
 	return pos
 }
 
+// escaped reports whether there may be escapes in the string from p to q.
+func (w *walker) escaped(p, q int) bool {
+	i, last := p/blockBytes, q/blockBytes
+	if i == last {
+		return w.blocks[i].slashes>>(p%blockBytes)<<(p%blockBytes)<<(63-q%blockBytes) != 0
+	}
+	some := w.blocks[i].slashes >> (p % blockBytes)
+	for i++; i < last; i++ {
+		some |= w.blocks[i].slashes
+	}
+	return some|w.blocks[last].slashes<<(63-q%blockBytes) != 0
+}
+
 // skipSpace gives the position of the first byte from pos on that is no white space.
 func (w *walker) skipSpace(pos int) int {
 	for w.buf[pos] <= ' ' {
@@ -83,7 +96,7 @@ func (w *walker) member() (name []byte, value int, more bool, err error) {
 	q := w.next()
 	w.nameFrom, w.nameTo = p, q+1
 	name = w.buf[p+1 : q]
-	if bytes.IndexByte(name, '\\') >= 0 {
+	if w.escaped(p, q) {
 		if w.name, err = jsontext.AppendUnquote(w.name[:0], w.buf[p:q+1]); err != nil {
 			return nil, 0, false, errSyntax
 		}
@@ -123,18 +136,10 @@ func (w *walker) end(pos int) int {
 		w.seek(pos + 1)
 		return w.next() + 1
 	case '{', '[':
-		w.seek(pos + 1)
-		for depth := 1; ; {
-			p := w.next()
-			switch w.buf[p] {
-			case '{', '[':
-				depth++
-			case '}', ']':
-				if depth--; depth == 0 {
-					return p + 1
-				}
-			}
-		}
+		c := closing{depth: 1, at: pos / blockBytes, mask: ^uint64(0) << (pos % blockBytes) << 1}
+		end := c.find(w.blocks, len(w.blocks))
+		w.seek(end)
+		return end
 	}
 	e := pos
 	for {
@@ -153,7 +158,7 @@ func (w *walker) string(pos int) (text []byte, end int, err error) {
 	w.next()
 	q := w.next()
 	text = w.buf[pos+1 : q]
-	if bytes.IndexByte(text, '\\') >= 0 {
+	if w.escaped(pos, q) {
 		if w.text, err = jsontext.AppendUnquote(w.text[:0], w.buf[pos:q+1]); err != nil && len(w.text) == 0 {
 			return nil, 0, errSyntax
 		}
@@ -379,6 +384,9 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 			case "args", "command":
 				return w.args(pos)
 			case "managedFields":
+				if w.plainManaged(pos) {
+					return nil
+				}
 				act = actManaged
 			}
 		}
@@ -512,7 +520,7 @@ func (w *walker) leaf(pos int, act action) error {
 		return nil
 	}
 	text := w.buf[pos+1 : q]
-	if bytes.IndexByte(text, '\\') < 0 {
+	if !w.escaped(pos, q) {
 		if !w.s.detect.mayFormat(text) && (len(text) < longText || !w.s.detect.mayText(text)) {
 			return nil
 		}
@@ -765,6 +773,22 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 	}
 	return w.s.freeText(text, inConfig, &w.spans)
 }
+
+// plainManaged passes over managedFields that begin at pos, if they hold no
+// value: they are long, and few do.
+func (w *walker) plainManaged(pos int) bool {
+	end := w.end(pos)
+	if region := w.buf[pos:end]; bytes.Contains(region, setValue) || bytes.Contains(region, anyEscape) {
+		w.seek(pos)
+		return false
+	}
+	return true
+}
+
+var (
+	setValue  = []byte(`"v:`)
+	anyEscape = []byte(`\u`)
+)
 
 // managed masks the values that names below managedFields hold: v:VALUE is an
 // element of a set, k:{…} the key of a list's element (structured-merge-diff).
