@@ -300,7 +300,7 @@ func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte
 			continue
 		}
 		out = append(out, text[at:sp.from]...)
-		out = s.appendOther(out, text[sp.from:sp.to])
+		out = s.appendOther(out, text[sp.from:sp.to], nil)
 		at = sp.to
 		changed = true
 	}

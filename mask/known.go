@@ -13,8 +13,9 @@ const (
 	// minValue is the length from which a known value is looked for in texts.
 	minValue = 8
 	// minStrength is what a value's bytes must at least be worth, in bits, to be
-	// looked for: whoever may write a text could otherwise try guesses by it.
-	minStrength = 30
+	// looked for in texts, and to have the same mark everywhere: whoever may write
+	// a text could otherwise try guesses by it.
+	minStrength = 36
 	// maxKnownBytes bounds what is kept of known values; the oldest go first.
 	maxKnownBytes = 32 << 20
 	// maxValue is the longest value that is looked for as one.

@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"crypto/hmac"
+	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -76,16 +77,21 @@ func (m *Masker) Scope(run v1alpha1.RunKey) *Scoped {
 		h.Write([]byte(what))
 		return h.Sum(nil)
 	}
-	return &Scoped{secretKey: derive(""), otherKey: derive("\x00other"), rules: m.rules, detect: m.detect, known: &m.known, recent: &m.recent}
+	return &Scoped{
+		secretKey: derive(""), weakKey: derive("\x00weak"), otherKey: derive("\x00other"),
+		rules: m.rules, detect: m.detect, known: &m.known, recent: &m.recent,
+	}
 }
 
 // Scoped makes the marks of one run. It is safe for concurrent use.
 //
-// Two kinds of marks never meet: those of Secrets' values, and those of what
-// agents may write without a signature, such as a ConfigMap. Whoever writes a
-// guess there and reads its mark learns nothing of a Secret by it.
+// A mark shows which values are equal, and so whether a guess is right to
+// whoever can have a guess masked. Therefore marks are of three kinds that never
+// meet: of Secrets' values that are too strong to be guessed; of weaker ones,
+// which are equal within one Secret only; and of credentials found elsewhere,
+// where agents may write without a signature.
 type Scoped struct {
-	secretKey, otherKey []byte
+	secretKey, weakKey, otherKey []byte
 
 	rules  *rules
 	detect *detectors
@@ -93,49 +99,67 @@ type Scoped struct {
 	recent *recentMarks
 }
 
-// String gives the mark that v has as a Secret's value. A mark stays what it
-// is, so masking twice is masking once. The empty string has nothing to hide
-// and stays empty.
+// Unlinked gives the marks of an answer to something that was tried only (a dry
+// run): those of weak values are like no others.
+func (s *Scoped) Unlinked() *Scoped {
+	fresh := *s
+	fresh.weakKey = make([]byte, sha256.Size)
+	_, _ = rand.Read(fresh.weakKey) // never fails
+	return &fresh
+}
+
+// String gives the mark that v has as a Secret's value, of no Secret in
+// particular. A mark stays what it is, so masking twice is masking once. The
+// empty string has nothing to hide and stays empty.
 func (s *Scoped) String(v string) string {
 	if v == "" || isMark(v) {
 		return v
 	}
-	return string(sign(nil, s.secretKey, []byte(v)))
+	return string(s.appendValue(nil, []byte(v), nil))
 }
 
-// appendSecret appends the mark of a Secret's value, which is known from then on.
-func (s *Scoped) appendSecret(dst, v []byte) []byte {
+// appendValue appends the mark of a value of the Secret called place.
+func (s *Scoped) appendValue(dst, v, place []byte) []byte {
+	if strength(v) < minStrength {
+		return sign(dst, s.weakKey, place, v)
+	}
+	return sign(dst, s.secretKey, nil, v)
+}
+
+// appendSecret appends the mark of a value of the Secret called place, which is
+// known from then on.
+func (s *Scoped) appendSecret(dst, v, place []byte) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
 	s.known.learn(v)
-	return sign(dst, s.secretKey, v)
+	return s.appendValue(dst, v, place)
 }
 
 // appendOther appends the mark of a credential that was found elsewhere: where
 // it is known to be a Secret's value, that one's.
-func (s *Scoped) appendOther(dst, v []byte) []byte {
+func (s *Scoped) appendOther(dst, v, _ []byte) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
 	if s.known.has(v) {
-		return sign(dst, s.secretKey, v)
+		return s.appendValue(dst, v, nil)
 	}
-	return sign(dst, s.otherKey, v)
+	return sign(dst, s.otherKey, nil, v)
 }
 
 // appendSecret64 appends the base64 of the mark of what v is the base64 of.
-func (s *Scoped) appendSecret64(dst, v []byte) []byte {
-	at, hash := s.recent.find(s.secretKey, v)
-	if at.hash == hash {
-		return append(dst, at.mark[:]...)
+func (s *Scoped) appendSecret64(dst, v, place []byte) []byte {
+	hash := s.recent.hash(s.weakKey, place, v)
+	if m := s.recent.find(hash); m != nil {
+		return append(dst, m.mark[:]...)
 	}
 	plain := make([]byte, base64.StdEncoding.DecodedLen(len(v)))
 	n, err := base64.StdEncoding.Decode(plain, v)
 	if err != nil {
 		plain, n = v, len(v)
 	}
-	mark := s.appendSecret(make([]byte, 0, markLen), plain[:n])
+	mark := s.appendSecret(make([]byte, 0, markLen), plain[:n], place)
 	begin := len(dst)
 	dst = base64.StdEncoding.AppendEncode(dst, mark)
 	if len(mark) == markLen {
@@ -145,42 +169,62 @@ func (s *Scoped) appendSecret64(dst, v []byte) []byte {
 }
 
 // recentMarks are the marks of values that were masked lately, by the hash of
-// run and value: lists of Secrets are read again and again.
+// run, Secret and value: lists of Secrets are read again and again.
 type recentMarks struct {
 	seeds [2]maphash.Seed // two hashes of 64 bits, which nobody outside can foresee
-	slots [1 << 14]atomic.Pointer[recentMark]
+	slots [1 << recentBits]atomic.Pointer[recentMark]
 }
+
+const recentBits = 14
 
 type recentMark struct {
 	hash [2]uint64
 	mark [markLen / 3 * 4]byte
 }
 
-var noMark recentMark
-
-func (r *recentMarks) find(key, v []byte) (at *recentMark, hash [2]uint64) {
+func (r *recentMarks) hash(key, place, v []byte) (hash [2]uint64) {
 	for i := range hash {
 		var h maphash.Hash
 		h.SetSeed(r.seeds[i])
 		_, _ = h.Write(key) // never fails
+		_, _ = h.Write(place)
+		_ = h.WriteByte(0)
 		_, _ = h.Write(v)
-		hash[i] = h.Sum64() | 1
+		hash[i] = h.Sum64()
 	}
-	at = r.slots[hash[0]>>50].Load()
-	if at == nil {
-		at = &noMark
+	return hash
+}
+
+// find gives the mark with this hash, which is in either of two slots, or nil.
+func (r *recentMarks) find(hash [2]uint64) *recentMark {
+	for _, h := range hash {
+		if m := r.slots[h>>(64-recentBits)].Load(); m != nil && m.hash == hash {
+			return m
+		}
 	}
-	return at, hash
+	return nil
 }
 
 func (r *recentMarks) keep(hash [2]uint64, mark64 []byte) {
 	m := &recentMark{hash: hash}
 	copy(m.mark[:], mark64)
-	r.slots[hash[0]>>50].Store(m)
+	first, second := &r.slots[hash[0]>>(64-recentBits)], &r.slots[hash[1]>>(64-recentBits)]
+	if first.CompareAndSwap(nil, m) || second.CompareAndSwap(nil, m) {
+		return
+	}
+	if hash[0]&1 == 0 {
+		first.Store(m)
+	} else {
+		second.Store(m)
+	}
 }
 
-func sign(dst, key, v []byte) []byte {
+func sign(dst, key, place, v []byte) []byte {
 	h := hmac.New(sha256.New, key)
+	if place != nil {
+		h.Write(place)
+		h.Write([]byte{0})
+	}
 	h.Write(v)
 	var sum [sha256.Size]byte
 	return hex.AppendEncode(append(dst, MarkPrefix...), h.Sum(sum[:0])[:10])

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"math/bits"
+	"slices"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -33,6 +34,7 @@ type walker struct {
 	at    int // the block of word
 	word  uint64
 	depth int
+	place []byte // the object's namespace and name, where it is a Secret
 	edits []edit
 	texts []byte // the new texts of the edits
 
@@ -186,10 +188,10 @@ func (w *walker) replaceText(from, to int, text []byte) {
 }
 
 // replaceMark puts the mark that make appends in the place of what stands there.
-func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v []byte) []byte) {
+func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v, place []byte) []byte) {
 	at := len(w.texts)
 	w.texts = append(w.texts, '"')
-	w.texts = append(appendMark(w.texts, text), '"')
+	w.texts = append(appendMark(w.texts, text, w.place), '"')
 	w.edits = append(w.edits, edit{from, to, at, len(w.texts)})
 }
 
@@ -201,6 +203,9 @@ func (w *walker) root(pos int, a about) error {
 	defer func() { w.depth-- }()
 	rules, _ := w.s.rules.named(a, "")
 	kind, touched, from := "", false, len(w.edits)
+	outer := w.place
+	defer func() { w.place = outer }()
+	w.place = w.placeOf(pos, rules)
 	w.seek(pos + 1)
 	for {
 		name, value, more, err := w.member()
@@ -229,7 +234,13 @@ func (w *walker) root(pos int, a about) error {
 				w.edits = w.edits[:from]
 				return w.whole(pos)
 			}
-			if touched && (now != rules || wrapper(kind)) {
+			if now == rules && !wrapper(kind) {
+				continue
+			}
+			at, word := w.at, w.word
+			w.place = w.placeOf(pos, now)
+			w.at, w.word = at, word
+			if touched {
 				// What stood before was taken for something else.
 				w.edits = w.edits[:from]
 				touched = false
@@ -241,6 +252,41 @@ func (w *walker) root(pos int, a about) error {
 		touched = touched || string(name) != "apiVersion"
 		if err := w.rootMember(name, value, kind, a, rules); err != nil {
 			return err
+		}
+	}
+}
+
+// placeOf names the object at pos, if its rules are a Secret's.
+func (w *walker) placeOf(pos int, rules *kindRules) []byte {
+	if rules == nil || !rules.secret {
+		return nil
+	}
+	w.seek(pos + 1)
+	for {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return nil // root finds the error again
+		}
+		if string(name) != "metadata" || w.buf[value] != '{' {
+			w.end(value)
+			continue
+		}
+		w.seek(value + 1)
+		var parts [2]string
+		for {
+			name, value, more, err := w.member()
+			if err != nil || !more {
+				return []byte(parts[0] + "/" + parts[1])
+			}
+			if i := slices.Index([]string{"namespace", "name"}, string(name)); i >= 0 && w.buf[value] == '"' {
+				text, _, err := w.string(value)
+				if err != nil {
+					return nil
+				}
+				parts[i] = string(text)
+				continue
+			}
+			w.end(value)
 		}
 	}
 }
@@ -617,7 +663,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 			_, credential = w.s.freeText(plain, inConfig, &w.spans)
 		}
 		if credential && len(plain) > 0 {
-			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain))))
+			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain, nil))))
 		}
 		return nil
 	}
@@ -763,13 +809,13 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 		case err == nil:
 			return out, out != nil
 		case applied || secret:
-			return w.s.appendSecret(nil, text), true
+			return w.s.appendSecret(nil, text, w.place), true
 		}
 	case applied, secret && bytes.HasPrefix(t, []byte("H4sI")):
 		// Something else than an object, or a compressed one.
-		return w.s.appendSecret(nil, text), true
+		return w.s.appendSecret(nil, text, w.place), true
 	case credential && !trivial(text):
-		return w.s.appendOther(nil, text), true
+		return w.s.appendOther(nil, text, nil), true
 	}
 	return w.s.freeText(text, inConfig, &w.spans)
 }

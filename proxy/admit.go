@@ -11,8 +11,11 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/endpoints/request"
+
+	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
 // notOffered are the subresources whose answers are no objects: they can't be
@@ -45,6 +48,23 @@ func offered(r *http.Request, info *request.RequestInfo) *apierrors.StatusError 
 	}
 	if info.Verb == "proxy" || notOffered[info.Subresource] {
 		return forbidden(info, fmt.Sprintf("%s/%s is not offered through the proxy yet", info.Resource, info.Subresource))
+	}
+	return nil
+}
+
+// selectors refuses a field selector that compares a masked field: which
+// objects it finds would say whether a guess is right.
+func (p *Proxy) selectors(info *request.RequestInfo, query url.Values) *apierrors.StatusError {
+	for _, s := range query["fieldSelector"] {
+		sel, err := fields.ParseSelector(s)
+		if err != nil {
+			return apierrors.NewBadRequest("the field selector can't be read")
+		}
+		for _, r := range sel.Requirements() {
+			if p.masker.Names(mask.Ref{Resource: info.Resource, Subresource: info.Subresource}, strings.Split(r.Field, ".")) {
+				return forbidden(info, fmt.Sprintf("the field %s is masked: nothing can be selected by it", r.Field))
+			}
+		}
 	}
 	return nil
 }

@@ -2,20 +2,14 @@ package proxy
 
 import (
 	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"time"
 
-	"github.com/go-json-experiment/json/jsontext"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
-	"sigs.k8s.io/yaml"
-
-	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
 // maxBodyBytes is the API server's own limit of a request's body
@@ -26,14 +20,13 @@ const maxBodyBytes = 3 << 20
 // gives a whole request 60 s (--request-timeout).
 const bodyTimeout = 60 * time.Second
 
-// checkBody reads the request's body, refuses a mark in it (I8), and leaves the
-// body to be read again.
-func checkBody(w http.ResponseWriter, r *http.Request) *apierrors.StatusError {
+// readBody reads the request's body. none is true where it has none.
+func readBody(w http.ResponseWriter, r *http.Request) (body []byte, none bool, refused *apierrors.StatusError) {
 	if r.Body == nil || r.Body == http.NoBody {
-		return nil
+		return nil, true, nil
 	}
 	if r.Header.Get("Content-Encoding") != "" {
-		return unsupported("a request's body must not be compressed")
+		return nil, false, unsupported("a request's body must not be compressed")
 	}
 	rc := http.NewResponseController(w)
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout)) // every server of ours can; a writer in a test may not
@@ -41,69 +34,32 @@ func checkBody(w http.ResponseWriter, r *http.Request) *apierrors.StatusError {
 	_ = rc.SetReadDeadline(time.Time{}) // the answer may be a stream without end
 	if err != nil {
 		if errors.As(err, new(*http.MaxBytesError)) {
-			return apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the body is larger than %d bytes", maxBodyBytes))
+			return nil, false, apierrors.NewRequestEntityTooLargeError(fmt.Sprintf("the body is larger than %d bytes", maxBodyBytes))
 		}
-		return apierrors.NewBadRequest("the body could not be read")
+		return nil, false, apierrors.NewBadRequest("the body could not be read")
 	}
-	if len(body) > 0 {
-		if status := refuseMarks(r.Header.Get("Content-Type"), body); status != nil {
-			return status
+	return body, len(body) == 0, nil
+}
+
+// checkBody reads the request's body and leaves in its place what c makes of it.
+func checkBody(w http.ResponseWriter, r *http.Request, c *change) *apierrors.StatusError {
+	body, none, refused := readBody(w, r)
+	if refused != nil {
+		return refused
+	}
+	if !none {
+		out, contentType, refused := c.body(r.Context(), r.Header.Get("Content-Type"), body)
+		if refused != nil {
+			return refused
+		}
+		body = out
+		if contentType != "" {
+			r.Header.Set("Content-Type", contentType)
 		}
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.ContentLength = int64(len(body))
 	r.TransferEncoding = nil
-	return nil
-}
-
-func refuseMarks(contentType string, body []byte) *apierrors.StatusError {
-	mt, _, err := mime.ParseMediaType(contentType)
-	if contentType == "" {
-		mt, err = "application/json", nil
-	}
-	if err != nil {
-		return unsupported("the Content-Type can't be read")
-	}
-	switch mt {
-	case "application/json", "application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json":
-		var v any
-		if err := json.Unmarshal(body, &v); err != nil {
-			return apierrors.NewBadRequest("the body is no JSON")
-		}
-		if status := refuseMarksIn(v, body); status != nil {
-			return status
-		}
-		// Of a name given twice v holds the last only, and the bytes may spell a
-		// mark with escapes; the API server's typed decoder merges both.
-		if !jsontext.Value(body).IsValid() {
-			return apierrors.NewBadRequest("the body holds a name twice, or text that is no UTF-8")
-		}
-		return nil
-	case "application/yaml", "application/apply-patch+yaml":
-		var v any
-		if err := yaml.UnmarshalStrict(body, &v); err != nil {
-			return apierrors.NewBadRequest("the body is no YAML, or it holds a name twice")
-		}
-		return refuseMarksIn(v, body)
-	case "application/vnd.kubernetes.protobuf":
-		// A Secret's values are raw bytes there, a mark stands as it is.
-		if mask.HasMark(string(body)) {
-			return markRefused("the body")
-		}
-		return nil
-	}
-	return unsupported("the proxy takes bodies in JSON, YAML or Kubernetes' protobuf")
-}
-
-// refuseMarksIn looks at the decoded body, to name the field, and at the bytes:
-// of a name given twice the decoded body holds only the last.
-func refuseMarksIn(v any, body []byte) *apierrors.StatusError {
-	if path, found := mask.ContainsMark(v); found {
-		return markRefused(path)
-	}
-	if mask.HasMark(string(body)) {
-		return markRefused("the body")
-	}
 	return nil
 }
 

@@ -114,14 +114,24 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		accept = narrowed
 	}
-	if status := checkBody(w, r); status != nil {
+	scoped := p.masker.Scope(agent.Key())
+	asAgent := transport.NewImpersonatingRoundTripper(identity, p.transport)
+	query := r.URL.Query()
+	if status := p.selectors(info, query); status != nil {
 		writeStatus(w, status)
 		return
 	}
-
-	scoped := p.masker.Scope(agent.Key())
+	if status := checkBody(w, r, &change{info, query, scoped, func(ctx context.Context) ([]byte, *apierrors.StatusError) {
+		return p.get(ctx, asAgent, info.Path)
+	}}); status != nil {
+		writeStatus(w, status)
+		return
+	}
+	if len(query["dryRun"]) > 0 {
+		scoped = scoped.Unlinked() // what was tried only shows no guess to be right
+	}
 	rp := httputil.ReverseProxy{
-		Transport: transport.NewImpersonatingRoundTripper(identity, p.transport),
+		Transport: asAgent,
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(p.upstream)
 			cleanHeaders(pr.Out.Header)

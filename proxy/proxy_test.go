@@ -245,21 +245,29 @@ func TestRefusedBeforeTheAPIServer(t *testing.T) {
 		{"protobuf only", "GET", "/api/v1/secrets", http.Header{"Accept": {"application/vnd.kubernetes.protobuf"}}, "", 406, "application/json only"},
 		{"CBOR only", "GET", "/api/v1/secrets", http.Header{"Accept": {"application/cbor"}}, "", 406, "application/json only"},
 		{"a mark in data", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"data":{"k":"` + mark64 + `"}}`, 403, "data.k holds a mark"},
-		{"a mark in a YAML apply", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: \"x" + mark + "\"\n", 403, "stringData.k holds a mark"},
+		{"a mark in a YAML apply", "PATCH", "/api/v1/namespaces/a/secrets/s?force=true", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: \"x" + mark + "\"\n", 403, "stringData.k holds a mark"},
 		{"a mark in a JSON patch", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json-patch+json"}}, `[{"op":"add","path":"/data/k","value":"` + mark64 + `"}]`, 403, "[0].value holds a mark"},
-		{"a mark under a name given twice", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"data":{"k":"` + mark64 + `"},"data":{}}`, 403, "the body holds a mark"},
+		{"a mark under a name given twice", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"data":{"k":"` + mark64 + `"},"data":{}}`, 400, "a name twice"},
 		{"a mark in protobuf", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/vnd.kubernetes.protobuf"}}, "k8s\x00\x01" + mark, 403, "holds a mark"},
 		{"a body too large", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, strings.Repeat(" ", maxBodyBytes+1), 413, "larger"},
 		{"a compressed body", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Encoding": {"gzip"}}, "x", 415, "compressed"},
 		{"a body of an unknown type", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/cbor"}}, "x", 415, "JSON, YAML"},
 		{"a mark spelt with escapes under a name given twice", "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/json"}}, `{"stringData":{"k":"\u0074` + mark[1:] + `"},"stringData":{"j":"x"}}`, 400, "a name twice"},
 		{"a mark that a name given twice hides, in YAML", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData: {k: " + mark + "}\nstringData: {j: x}\n", 400, "a name twice"},
-		{"a mark in YAML's own binary", "PATCH", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: !!binary " + mark64 + "\n", 403, "stringData.k holds a mark"},
+		{"a mark in YAML's own binary", "PATCH", "/api/v1/namespaces/a/secrets/s?force=true", http.Header{"Content-Type": {"application/apply-patch+yaml"}}, "stringData:\n  k: !!binary " + mark64 + "\n", 403, "stringData.k holds a mark"},
 		{"a body that is no JSON", "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, "{", 400, "no JSON"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			srv, _ := front(t, mustNotCall(t))
+			refused := mustNotCall(t)
+			srv, _ := front(t, func(w http.ResponseWriter, r *http.Request) {
+				if tc.method == http.MethodGet || r.Method != http.MethodGet {
+					refused(w, r)
+					return
+				}
+				// The object as it is now: it has other marks.
+				reply("application/json", `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"a"},"data":{"k":"b3RoZXI="}}`)(w, r)
+			})
 			resp, body := call(t, srv, tc.method, tc.path, tc.header, tc.body)
 			if resp.StatusCode != tc.code || !strings.Contains(body, tc.says) || !strings.Contains(body, `"kind":"Status"`) {
 				t.Errorf("got %d %s, want %d %q", resp.StatusCode, body, tc.code, tc.says)

@@ -1,0 +1,253 @@
+package proxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strings"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/endpoints/request"
+	"k8s.io/client-go/kubernetes/scheme"
+	"sigs.k8s.io/yaml"
+
+	"github.com/tipstaff-dev/tipstaff/mask"
+)
+
+// The media types of bodies (Kubernetes, "API Concepts"; apimachinery, types/patch.go).
+const (
+	typeJSON      = "application/json"
+	typeYAML      = "application/yaml"
+	typeProtobuf  = "application/vnd.kubernetes.protobuf"
+	typeJSONPatch = "application/json-patch+json"
+	typeMerge     = "application/merge-patch+json"
+	typeStrategic = "application/strategic-merge-patch+json"
+	typeApply     = "application/apply-patch+yaml"
+)
+
+// change is a request with a body, on its way in.
+type change struct {
+	info   *request.RequestInfo
+	query  url.Values
+	scoped *mask.Scoped
+	// current gets the object as it is now, nil where there is none.
+	current func(ctx context.Context) ([]byte, *apierrors.StatusError)
+}
+
+func (c *change) ref() mask.Ref {
+	return mask.Ref{Resource: c.info.Resource, Subresource: c.info.Subresource}
+}
+
+// body gives the body that the API server gets: the client's, with the real
+// value in the place of each mark that stands where the object has it (I8). A
+// mark anywhere else is refused.
+func (c *change) body(ctx context.Context, contentType string, body []byte) (out []byte, outType string, refused *apierrors.StatusError) {
+	mt, _, err := mime.ParseMediaType(contentType)
+	if contentType == "" {
+		mt, err = typeJSON, nil
+	}
+	if err != nil {
+		return nil, "", unsupported("the Content-Type can't be read")
+	}
+	var v any
+	switch mt {
+	case typeJSON, typeJSONPatch, typeMerge, typeStrategic:
+		// Two readers of a name given twice may see two different objects.
+		if v, err = mask.Decode(body); err != nil {
+			return nil, "", apierrors.NewBadRequest("the body is no JSON, or it holds a name twice, or text that is no UTF-8")
+		}
+	case typeYAML, typeApply:
+		asJSON, err := yaml.YAMLToJSONStrict(body)
+		if err == nil {
+			v, err = mask.Decode(asJSON)
+		}
+		if err != nil {
+			return nil, "", apierrors.NewBadRequest("the body is no YAML, or it holds a name twice")
+		}
+	case typeProtobuf:
+		if !mask.HasMark(string(body)) {
+			return body, contentType, nil // a Secret's values are raw bytes there, a mark stands as it is
+		}
+		if v, err = fromProtobuf(body); err != nil {
+			return nil, "", markRefused("the body")
+		}
+		contentType = typeJSON
+	default:
+		return nil, "", unsupported("the proxy takes bodies in JSON, YAML or Kubernetes' protobuf")
+	}
+	out, changed, refused := c.restored(ctx, mt, v)
+	switch {
+	case refused != nil:
+		return nil, "", refused
+	case changed:
+		return out, contentType, nil
+	case mt == typeProtobuf || mask.HasMark(string(body)):
+		return nil, "", markRefused("the body") // where no decoder looks: a comment
+	}
+	return body, contentType, nil
+}
+
+// restored puts the real values into v, the decoded body. changed is false where
+// v holds no mark.
+func (c *change) restored(ctx context.Context, mt string, v any) (out []byte, changed bool, refused *apierrors.StatusError) {
+	where, marked := mask.ContainsMark(v)
+	ops, _ := v.([]any)
+	peeks := mt == typeJSONPatch && peeks(ops)
+	takes := mt == typeApply && c.query.Get("force") != "true"
+	if !marked && !peeks && !takes {
+		return nil, false, nil
+	}
+	if c.info.Verb != "update" && c.info.Verb != "patch" || c.info.Name == "" {
+		if marked {
+			return nil, false, markRefused(where)
+		}
+		return nil, false, nil
+	}
+	raw, refused := c.current(ctx)
+	if refused != nil {
+		return nil, false, refused
+	}
+	if raw == nil {
+		if marked {
+			return nil, false, markRefused(where)
+		}
+		return nil, false, nil
+	}
+	o, err := c.scoped.Originals(c.ref(), raw)
+	if err != nil {
+		return nil, false, apierrors.NewInternalError(fmt.Errorf("the object as it is now can't be masked: %w", err))
+	}
+	if takes {
+		if field, found := o.TakesOver(v, c.query.Get("fieldManager")); found {
+			return nil, false, takeover(c.info, field)
+		}
+	}
+	if mt == typeJSONPatch {
+		if err := o.Patch(ops); err != nil {
+			return nil, false, forbidden(c.info, err.Error()+": through the proxy masked values are neither compared nor copied")
+		}
+	} else {
+		v = o.Restore(v)
+	}
+	if !marked {
+		return nil, false, nil
+	}
+	if where, left := mask.ContainsMark(v); left {
+		return nil, false, markRefused(where)
+	}
+	// What was restored holds for this version of the object only.
+	if version := o.Version(); version != "" {
+		v = underVersion(v, version)
+	}
+	if out, err = mask.Encode(v); err != nil {
+		return nil, false, apierrors.NewInternalError(errors.New("the body can't be written"))
+	}
+	return out, true, nil
+}
+
+// peeks reports whether a JSON patch (RFC 6902) compares or copies what it
+// doesn't hold itself.
+func peeks(ops []any) bool {
+	for _, op := range ops {
+		m, ok := op.(map[string]any)
+		if !ok {
+			continue
+		}
+		switch m["op"] {
+		case "test", "copy", "move":
+			path, _ := m["path"].(string)
+			if m["op"] != "test" {
+				path, _ = m["from"].(string)
+			}
+			if !strings.HasPrefix(path, "/metadata/") || strings.HasPrefix(path, "/metadata/annotations") || strings.HasPrefix(path, "/metadata/managedFields") {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// underVersion has the API server refuse the change with a conflict when the
+// object is another by then.
+func underVersion(v any, version string) any {
+	switch v := v.(type) {
+	case []any:
+		return append([]any{map[string]any{"op": "replace", "path": "/metadata/resourceVersion", "value": version}}, v...)
+	case map[string]any:
+		meta, ok := v["metadata"].(map[string]any)
+		if !ok {
+			meta = map[string]any{}
+			v["metadata"] = meta
+		}
+		if rv, _ := meta["resourceVersion"].(string); rv == "" {
+			meta["resourceVersion"] = version
+		}
+	}
+	return v
+}
+
+// takeover is what the API server answers where another manager owns a field
+// and the value differs (Kubernetes, "Server-Side Apply", conflicts).
+func takeover(info *request.RequestInfo, field string) *apierrors.StatusError {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusConflict, Reason: metav1.StatusReasonConflict,
+		Message: fmt.Sprintf("Apply failed with 1 conflict: .%s of %s %q is owned by another manager, and its value is masked. Force the conflict, or leave the field out, or give it the mark that it shows.", field, info.Resource, info.Name),
+		Details: &metav1.StatusDetails{Name: info.Name, Group: info.APIGroup, Kind: info.Resource, Causes: []metav1.StatusCause{
+			{Type: metav1.CauseTypeFieldManagerConflict, Field: "." + field, Message: "masked value"},
+		}},
+	}}
+}
+
+// fromProtobuf decodes an object of Kubernetes' own API.
+func fromProtobuf(body []byte) (any, error) {
+	obj, gvk, err := scheme.Codecs.UniversalDeserializer().Decode(body, nil, nil)
+	if err != nil {
+		return nil, err
+	}
+	obj.GetObjectKind().SetGroupVersionKind(*gvk)
+	raw, err := json.Marshal(obj)
+	if err != nil {
+		return nil, err
+	}
+	return mask.Decode(raw)
+}
+
+// get gets an object from the API server as the agent. nil stands for none.
+func (p *Proxy) get(ctx context.Context, rt http.RoundTripper, path string) ([]byte, *apierrors.StatusError) {
+	u := *p.upstream
+	u.Path = strings.TrimSuffix(u.Path, "/") + path
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, apierrors.NewBadRequest("the path can't be asked for")
+	}
+	req.Header.Set("Accept", typeJSON)
+	resp, err := rt.RoundTrip(req)
+	if err != nil {
+		if c := cutOf(ctx); c != nil {
+			return nil, c.status
+		}
+		return nil, apierrors.NewServiceUnavailable("the proxy can't get the object as it is now from the API server: try again")
+	}
+	defer func() { _ = resp.Body.Close() }() // read as far as wanted
+	switch {
+	case resp.StatusCode == http.StatusNotFound:
+		return nil, nil
+	case resp.StatusCode != http.StatusOK:
+		return nil, &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: int32(resp.StatusCode), //nolint:gosec // three digits
+			Message: fmt.Sprintf("to compare what is masked the proxy gets the object as it is now, as you: the API server answered %d. Nothing has changed.", resp.StatusCode),
+		}}
+	}
+	raw, err := io.ReadAll(io.LimitReader(resp.Body, mask.MaxObjectBytes+1))
+	if err != nil || len(raw) > mask.MaxObjectBytes {
+		return nil, apierrors.NewServiceUnavailable("the proxy can't read the object as it is now")
+	}
+	return bytes.TrimSpace(raw), nil
+}

@@ -1,0 +1,246 @@
+package proxy
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/client-go/kubernetes/scheme"
+
+	"github.com/tipstaff-dev/tipstaff/mask"
+)
+
+// stored serves one object, and keeps what is sent to change it.
+type stored struct {
+	object string
+
+	mu       sync.Mutex
+	sent     string
+	sentType string
+}
+
+func (s *stored) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Content-Type", "application/json")
+	if r.Method == http.MethodGet {
+		_, _ = io.WriteString(w, s.object)
+		return
+	}
+	body, _ := io.ReadAll(r.Body)
+	s.mu.Lock()
+	s.sent, s.sentType = string(body), r.Header.Get("Content-Type")
+	s.mu.Unlock()
+	_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Success"}`)
+}
+
+const (
+	real64 = "czNjcjN0LVZhbHVlLTE3" // s3cr3t-Value-17
+	weak64 = "aHVudGVyMg=="         // hunter2
+)
+
+// secret is a Secret as kubectl apply leaves it.
+func secret() string {
+	applied, err := json.Marshal(`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s","namespace":"a"},"data":{"password":"` + real64 + `"},"stringData":{"pin":"hunter2"}}` + "\n")
+	if err != nil {
+		panic(err) // a string always encodes
+	}
+	return `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","namespace":"a","uid":"u","resourceVersion":"7","annotations":{"kubectl.kubernetes.io/last-applied-configuration":` + string(applied) + `,"note":"plain"}},"data":{"password":"` + real64 + `","pin":"` + weak64 + `"},"type":"Opaque"}`
+}
+
+const deployment = `{"kind":"Deployment","apiVersion":"apps/v1","metadata":{"name":"d","namespace":"a","resourceVersion":"9"},"spec":{"template":{"spec":{"containers":[{"name":"one","args":["--token","s3cr3t-Value-17","--url=postgres://u:swordfish@db/x?token=abcdef"]},{"name":"two","env":[{"name":"A","value":"b"},{"name":"DB_PASSWORD","value":"swordfish"}]}]}}}}`
+
+func TestI8_MarksComeBackAsWhatTheyStandFor(t *testing.T) {
+	t.Parallel()
+	const path, deploy = "/api/v1/namespaces/a/secrets/s", "/apis/apps/v1/namespaces/a/deployments/d"
+	for _, tc := range []struct {
+		name, object, method, path, contentType string
+		// body makes the request's body of what was read.
+		body func(read map[string]any) any
+		// has and hasNot are looked for in what the API server gets.
+		has, hasNot []string
+		code        int // 200 unless set
+	}{
+		{"replaced as it was read", secret(), "PUT", path, typeJSON, func(o map[string]any) any { return o },
+			[]string{real64, weak64, `\"` + real64 + `\"`, "hunter2", `"resourceVersion":"7"`}, nil, 0},
+		{"replaced without a version", secret(), "PUT", path, typeJSON, func(o map[string]any) any { delete(o["metadata"].(map[string]any), "resourceVersion"); return o },
+			[]string{real64, `"resourceVersion":"7"`}, nil, 0},
+		{"one value changed", secret(), "PUT", path, typeJSON, func(o map[string]any) any {
+			o["data"].(map[string]any)["pin"] = "bmV3"
+			return o
+		}, []string{real64, "bmV3"}, []string{`"pin":"` + weak64}, 0},
+		{"a merge patch", secret(), "PATCH", path, typeMerge, func(o map[string]any) any {
+			return map[string]any{"data": map[string]any{"password": o["data"].(map[string]any)["password"], "new": "bmV3"}}
+		}, []string{real64, "bmV3", `"resourceVersion":"7"`}, nil, 0},
+		{"a JSON patch", secret(), "PATCH", path, typeJSONPatch, func(o map[string]any) any {
+			return []any{map[string]any{"op": "test", "path": "/data/password", "value": o["data"].(map[string]any)["password"]}, map[string]any{"op": "add", "path": "/data", "value": o["data"]}}
+		}, []string{real64, weak64, `"path":"/metadata/resourceVersion"`}, nil, 0},
+		{"applied, in YAML", secret(), "PATCH", path + "?fieldManager=m", typeApply, func(o map[string]any) any {
+			delete(o["metadata"].(map[string]any), "managedFields")
+			return o
+		}, []string{real64, weak64}, nil, 0},
+		{"data as text", secret(), "PATCH", path, typeStrategic, func(o map[string]any) any {
+			m, err := base64.StdEncoding.DecodeString(o["data"].(map[string]any)["password"].(string))
+			if err != nil {
+				panic(err)
+			}
+			return map[string]any{"stringData": map[string]any{"password": string(m)}}
+		}, []string{"s3cr3t-Value-17"}, nil, 0},
+		{"an environment, by name", deployment, "PATCH", deploy, typeStrategic, func(o map[string]any) any {
+			two := o["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any)[1]
+			return map[string]any{"spec": map[string]any{"template": map[string]any{"spec": map[string]any{"containers": []any{two}}}}}
+		}, []string{`{"name":"DB_PASSWORD","value":"swordfish"}`}, nil, 0},
+		{"parts of a text, and a change beside them", deployment, "PUT", deploy, typeJSON, func(o map[string]any) any {
+			args := o["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any)[0].(map[string]any)["args"].([]any)
+			args[2] = strings.Replace(args[2].(string), "@db/", "@db2/", 1)
+			return o
+		}, []string{"s3cr3t-Value-17", "--url=postgres://u:swordfish@db2/x?token=abcdef"}, nil, 0},
+
+		{"at another key", secret(), "PATCH", path, typeMerge, func(o map[string]any) any {
+			return map[string]any{"data": map[string]any{"other": o["data"].(map[string]any)["password"]}}
+		}, nil, nil, 403},
+		{"in an annotation", secret(), "PATCH", path, typeMerge, func(o map[string]any) any {
+			return map[string]any{"metadata": map[string]any{"annotations": map[string]any{"note": o["data"].(map[string]any)["password"]}}}
+		}, nil, nil, 403},
+		{"the other value's", secret(), "PATCH", path, typeMerge, func(o map[string]any) any {
+			return map[string]any{"data": map[string]any{"pin": o["data"].(map[string]any)["password"]}}
+		}, nil, nil, 403},
+		{"in another argument", deployment, "PUT", deploy, typeJSON, func(o map[string]any) any {
+			c := o["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any)[0].(map[string]any)
+			c["image"] = c["args"].([]any)[1]
+			return o
+		}, nil, nil, 403},
+		{"a value copied by a patch", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "copy", "from": "/data/password", "path": "/metadata/annotations/note"}}
+		}, nil, nil, 403},
+		{"a guess tested by a patch", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "test", "path": "/data/pin", "value": weak64}}
+		}, nil, nil, 403},
+		{"a guess tested above the value", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "test", "path": "/data", "value": map[string]any{"password": real64, "pin": weak64}}}
+		}, nil, nil, 403},
+		{"something else tested", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "test", "path": "/metadata/resourceVersion", "value": "7"}, map[string]any{"op": "test", "path": "/type", "value": "Opaque"}}
+		}, []string{`"Opaque"`}, nil, 0},
+		{"a guess applied", secret(), "PATCH", path + "?fieldManager=m", typeApply, func(map[string]any) any {
+			return map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "s"}, "data": map[string]any{"pin": weak64}}
+		}, nil, nil, 409},
+		{"a guess applied as text", secret(), "PATCH", path + "?fieldManager=m&dryRun=All", typeApply, func(map[string]any) any {
+			return map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "s"}, "stringData": map[string]any{"pin": "hunter2"}}
+		}, nil, nil, 409},
+		{"a new key applied", secret(), "PATCH", path + "?fieldManager=m", typeApply, func(map[string]any) any {
+			return map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "s"}, "data": map[string]any{"new": "bmV3"}}
+		}, []string{"bmV3"}, nil, 0},
+		{"applied by force", secret(), "PATCH", path + "?fieldManager=m&force=true", typeApply, func(map[string]any) any {
+			return map[string]any{"apiVersion": "v1", "kind": "Secret", "metadata": map[string]any{"name": "s"}, "data": map[string]any{"pin": weak64}}
+		}, []string{weak64}, nil, 0},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			backend := &stored{object: tc.object}
+			srv, _ := front(t, backend.ServeHTTP)
+			_, read := call(t, srv, "GET", strings.Split(tc.path, "?")[0], nil, "")
+			for _, v := range []string{real64, "hunter2", "s3cr3t", "swordfish"} {
+				if strings.Contains(read, v) {
+					t.Fatalf("%s passed: %s", v, read)
+				}
+			}
+			var obj map[string]any
+			if err := json.Unmarshal([]byte(read), &obj); err != nil {
+				t.Fatal(err)
+			}
+			body, err := json.Marshal(tc.body(obj))
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, answer := call(t, srv, tc.method, tc.path, http.Header{"Content-Type": {tc.contentType}}, string(body))
+			want := tc.code
+			if want == 0 {
+				want = http.StatusOK
+			}
+			if resp.StatusCode != want {
+				t.Fatalf("got %d %s, want %d", resp.StatusCode, answer, want)
+			}
+			if want != http.StatusOK && backend.sent != "" {
+				t.Errorf("refused, but the API server got %s", backend.sent)
+			}
+			for _, s := range tc.has {
+				if !strings.Contains(backend.sent, s) {
+					t.Errorf("the API server got no %s: %s", s, backend.sent)
+				}
+			}
+			for _, s := range append(tc.hasNot, mask.MarkPrefix, base64.StdEncoding.EncodeToString([]byte(mask.MarkPrefix))[:20]) {
+				if strings.Contains(backend.sent, s) {
+					t.Errorf("the API server got %s: %s", s, backend.sent)
+				}
+			}
+		})
+	}
+}
+
+func TestI8_MarksInProtobuf(t *testing.T) {
+	t.Parallel()
+	backend := &stored{object: secret()}
+	srv, _ := front(t, backend.ServeHTTP)
+	const path = "/api/v1/namespaces/a/secrets/s"
+	_, read := call(t, srv, "GET", path, nil, "")
+	var s corev1.Secret
+	if err := json.Unmarshal([]byte(read), &s); err != nil {
+		t.Fatal(err)
+	}
+	s.TypeMeta = metav1.TypeMeta{Kind: "Secret", APIVersion: "v1"}
+	info, ok := runtime.SerializerInfoForMediaType(scheme.Codecs.SupportedMediaTypes(), typeProtobuf)
+	if !ok {
+		t.Fatal("no protobuf")
+	}
+	body, err := runtime.Encode(scheme.Codecs.EncoderForVersion(info.Serializer, corev1.SchemeGroupVersion), &s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp, answer := call(t, srv, "PUT", path, http.Header{"Content-Type": {typeProtobuf}}, string(body)); resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d %s", resp.StatusCode, answer)
+	}
+	if !strings.Contains(backend.sent, real64) || backend.sentType != typeJSON {
+		t.Errorf("the API server got, as %s, %s", backend.sentType, backend.sent)
+	}
+}
+
+// A dry run costs no signature, so its answer must not show that a guess is right.
+func TestADryRunShowsNoGuess(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, func(w http.ResponseWriter, _ *http.Request) {
+		reply("application/json", `{"kind":"Secret","metadata":{"name":"s","namespace":"a"},"data":{"pin":"`+weak64+`"}}`)(w, nil)
+	})
+	const path = "/api/v1/namespaces/a/secrets/s"
+	_, read := call(t, srv, "GET", path, nil, "")
+	_, again := call(t, srv, "GET", path, nil, "")
+	if read != again {
+		t.Fatal("the mark isn't the same from read to read")
+	}
+	_, tried := call(t, srv, "PATCH", path+"?dryRun=All", http.Header{"Content-Type": {typeMerge}}, `{"data":{"pin":"`+weak64+`"}}`)
+	if tried == read || strings.Contains(tried, weak64) {
+		t.Errorf("got %s", tried)
+	}
+}
+
+func TestNothingIsSelectedByWhatIsMasked(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, mustNotCall(t))
+	resp, body := call(t, srv, "GET", "/api/v1/secrets?fieldSelector=data.pin%3Dhunter2", nil, "")
+	if resp.StatusCode != http.StatusForbidden || !strings.Contains(body, "masked") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+	resp, _ = call(t, srv, "GET", "/api/v1/secrets?fieldSelector=%3D%3D%3Da,b", nil, "")
+	if resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("an unreadable selector: %d", resp.StatusCode)
+	}
+	srv, _ = front(t, reply("application/json", `{"kind":"SecretList","items":[]}`))
+	if resp, body := call(t, srv, "GET", "/api/v1/secrets?fieldSelector=metadata.name%3Ds,type%3DOpaque", nil, ""); resp.StatusCode != http.StatusOK {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
