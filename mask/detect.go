@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"unicode/utf8"
 
 	"github.com/spf13/viper"
 	"github.com/zricethezav/gitleaks/v8/config"
@@ -215,7 +216,7 @@ func (f *format) find(text []byte, spans []span) []span {
 				}
 			}
 		}
-		if e := f.rule.Entropy; e != 0 && strength(text[s.from:s.to])/float64(s.to-s.from) <= e {
+		if e := f.rule.Entropy; e != 0 && entropy(text[s.from:s.to]) <= e {
 			continue
 		}
 		spans = append(spans, s)
@@ -313,6 +314,9 @@ func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte
 // secrets gives where the secrets of a text stand, in any order.
 func (s *Scoped) secrets(text []byte, where place, spans []span) []span {
 	spans = s.detect.find(text, where, spans)
+	if where == inProse && (bytes.IndexByte(text, 0) >= 0 || !utf8.Valid(text)) {
+		return s.known.find(text, spans) // no text: an archive, say, where anything looks like anything
+	}
 	spans = userinfo(text, spans)
 	if where != inField {
 		spans = assignments(text, where, spans)

@@ -42,20 +42,38 @@ func headBit(h uint64) (word int, bit uint64) {
 	return int(n / 64), 1 << (n % 64) //nolint:gosec // 20 bits
 }
 
-// strength is the least that the bytes of v are worth, in bits: their number by
-// the entropy of their distribution (Shannon).
+// strength is about what the bytes of v are worth, in bits: the entropy of
+// their distribution (Shannon) by how many different places it has.
 func strength(v []byte) float64 {
+	n := len(v)
+	if n > 32 {
+		// What repeats itself is worth no more than once.
+		var seen bitset
+		n = 2
+		for i := 0; i+3 <= len(v); i++ {
+			if h := trigram(v[i:]); !seen.has(h) {
+				seen.set(h)
+				n++
+			}
+		}
+	}
+	return entropy(v) * float64(n)
+}
+
+// entropy is that of the distribution of v's bytes, in bits a byte.
+func entropy(v []byte) float64 {
 	var counts [256]int
 	for _, b := range v {
 		counts[b]++
 	}
-	sum := 0.0
+	bits := 0.0
 	for _, c := range counts {
 		if c > 0 {
-			sum -= float64(c) * math.Log2(float64(c)/float64(len(v)))
+			p := float64(c) / float64(len(v))
+			bits -= p * math.Log2(p)
 		}
 	}
-	return sum
+	return bits
 }
 
 // learn remembers a Secret's value: itself, its base64, and of a text of many

@@ -18,10 +18,6 @@ import (
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
-// notOffered are the subresources whose answers are no objects: they can't be
-// masked by structure.
-var notOffered = map[string]bool{"log": true, "exec": true, "attach": true, "portforward": true, "proxy": true}
-
 // checkPath refuses paths that two readers could take for two different
 // requests: the proxy decides by one reading, the API server acts by another.
 func checkPath(u *url.URL) error {
@@ -41,15 +37,18 @@ func checkPath(u *url.URL) error {
 	return nil
 }
 
-// offered refuses what the proxy doesn't offer.
-func offered(r *http.Request, info *request.RequestInfo) *apierrors.StatusError {
-	if r.Header.Get("Upgrade") != "" {
-		return forbidden(info, "upgraded connections are not offered through the proxy")
-	}
-	if info.Verb == "proxy" || notOffered[info.Subresource] {
-		return forbidden(info, fmt.Sprintf("%s/%s is not offered through the proxy yet", info.Resource, info.Subresource))
+// offered refuses what the proxy doesn't offer: what a pod, a service or a node
+// serves by itself can't be masked.
+func offered(info *request.RequestInfo) *apierrors.StatusError {
+	if info.Verb == "proxy" || info.Subresource == "proxy" {
+		return forbidden(info, fmt.Sprintf("%s/proxy is not offered through the proxy", info.Resource))
 	}
 	return nil
+}
+
+// logs reports whether the answer is a pod's log.
+func logs(info *request.RequestInfo) bool {
+	return info.IsResourceRequest && info.APIGroup == "" && info.Resource == "pods" && info.Subresource == "log"
 }
 
 // selectors refuses a field selector that compares a masked field: which

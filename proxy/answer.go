@@ -36,6 +36,10 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 		return nil
 	}
 	mt, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
+	if err == nil && logs(info) && resp.StatusCode == http.StatusOK && resp.Header.Get("Content-Encoding") == "" && mt != "application/json" {
+		p.maskText(resp, scoped)
+		return nil
+	}
 	if enc := resp.Header.Get("Content-Encoding"); err != nil || mt != "application/json" || enc != "" && enc != "identity" {
 		return p.replaceAnswer(resp)
 	}

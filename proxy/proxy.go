@@ -32,6 +32,7 @@ type Authenticator interface {
 type Proxy struct {
 	upstream  *url.URL
 	transport http.RoundTripper
+	upgrades  http.RoundTripper // HTTP/1.1, which alone can be upgraded
 	auth      Authenticator
 	revoked   Revoked
 	running   running
@@ -55,8 +56,14 @@ func New(_ Config, upstream *rest.Config, auth Authenticator, revoked Revoked, m
 	if err != nil {
 		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
 	}
+	one := rest.CopyConfig(upstream)
+	one.NextProtos = []string{"http/1.1"}
+	upgrades, err := rest.TransportFor(one)
+	if err != nil {
+		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
+	}
 	p := &Proxy{
-		upstream: base, transport: rt, auth: auth, revoked: revoked, masker: masker, log: log,
+		upstream: base, transport: rt, upgrades: upgrades, auth: auth, revoked: revoked, masker: masker, log: log,
 		resolver: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 	}
 	revoked.Subscribe(p.sweep)
@@ -85,7 +92,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(r.Context())
-	defer p.running.leave(p.running.enter(agent, w, cancel))
+	under := p.running.enter(agent, w, cancel)
+	defer p.running.leave(under)
 	// Asked again now that a revocation ends this request too: one that came
 	// after the token was looked at and before this line is seen here, every
 	// later one by sweep.
@@ -100,13 +108,18 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		writeStatus(w, apierrors.NewBadRequest("the path names no Kubernetes request"))
 		return
 	}
-	if status := offered(r, info); status != nil {
+	if status := offered(info); status != nil {
 		writeStatus(w, status)
 		return
 	}
-	plain := passesPlain(info)
+	up, status := upgrading(r, info)
+	if status != nil {
+		writeStatus(w, status)
+		return
+	}
+	plain, log := passesPlain(info), logs(info)
 	accept := r.Header.Get("Accept")
-	if !plain {
+	if !plain && !log && up == nil {
 		narrowed, ok := narrowAccept(r.Header.Values("Accept"))
 		if !ok {
 			writeStatus(w, notAcceptable())
@@ -116,6 +129,10 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	scoped := p.masker.Scope(agent.Key())
 	asAgent := transport.NewImpersonatingRoundTripper(identity, p.transport)
+	send := asAgent
+	if up != nil {
+		send = transport.NewImpersonatingRoundTripper(identity, p.upgrades)
+	}
 	query := r.URL.Query()
 	if status := p.selectors(info, query); status != nil {
 		writeStatus(w, status)
@@ -131,10 +148,13 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		scoped = scoped.Unlinked() // what was tried only shows no guess to be right
 	}
 	rp := httputil.ReverseProxy{
-		Transport: asAgent,
+		Transport: send,
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(p.upstream)
 			cleanHeaders(pr.Out.Header)
+			if up != nil {
+				up.prepare(pr.Out.Header)
+			}
 			pr.SetXForwarded()
 			// Go would otherwise ask for gzip and leave us bytes to unpack.
 			pr.Out.Header.Set("Accept-Encoding", "identity")
@@ -146,6 +166,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 			if plain {
 				resp.Body = &cutBody{untilCut{resp.Request.Context(), resp.Body}, resp.Body}
 				return nil
+			}
+			if up != nil && resp.StatusCode == http.StatusSwitchingProtocols {
+				return up.switched(resp, scoped)
 			}
 			return p.maskAnswer(resp, scoped, info)
 		},
@@ -165,6 +188,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 			writeStatus(w, apierrors.NewServiceUnavailable("the proxy can't get an answer from the API server: try again"))
 		},
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
+	}
+	if up != nil {
+		w = hijackable{w, under}
 	}
 	rp.ServeHTTP(w, r)
 }

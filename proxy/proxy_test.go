@@ -236,8 +236,6 @@ func TestRefusedBeforeTheAPIServer(t *testing.T) {
 		{"a path with dots", "GET", "/api/v1/pods/../secrets", nil, "", 400, "clean"},
 		{"a path with an encoded slash", "GET", "/api/v1/namespaces/a%2Fsecrets", nil, "", 400, "%2f"},
 		{"a path with encoded dots", "GET", "/api/v1/pods/%2e%2e/secrets", nil, "", 400, "clean"},
-		{"logs", "GET", "/api/v1/namespaces/a/pods/p/log", nil, "", 403, "pods/log is not offered"},
-		{"exec", "POST", "/api/v1/namespaces/a/pods/p/exec?command=env", nil, "", 403, "pods/exec is not offered"},
 		{"a pod's proxy", "GET", "/api/v1/namespaces/a/pods/p/proxy/env", nil, "", 403, "not offered"},
 		{"a node's proxy", "GET", "/api/v1/nodes/n/proxy/runningpods", nil, "", 403, "not offered"},
 		{"a legacy proxy path", "GET", "/api/v1/proxy/nodes/n/x", nil, "", 403, "not offered"},

@@ -1,12 +1,14 @@
 package proxy
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -86,6 +88,28 @@ type exchange struct {
 
 	mu   sync.Mutex
 	ctrl *http.ResponseController // nil once the handler has returned: it must not be used then
+	conn net.Conn                 // of an upgraded request
+}
+
+// hijackable is the response writer of a request that may be upgraded: its
+// connection can be cut then too.
+type hijackable struct {
+	http.ResponseWriter
+	x *exchange
+}
+
+// Unwrap is for http.ResponseController.
+func (h hijackable) Unwrap() http.ResponseWriter { return h.ResponseWriter }
+
+// Hijack gives the connection to the caller (http.Hijacker).
+func (h hijackable) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	conn, rw, err := http.NewResponseController(h.ResponseWriter).Hijack()
+	if err == nil {
+		h.x.mu.Lock()
+		h.x.conn = conn
+		h.x.mu.Unlock()
+	}
+	return conn, rw, err
 }
 
 func (r *running) enter(a v1alpha1.Agent, w http.ResponseWriter, cancel context.CancelCauseFunc) *exchange {
@@ -118,7 +142,10 @@ func (r *running) all() []*exchange {
 // cut ends the request at the API server; its handler says why and returns.
 func (x *exchange) cut(why *apierrors.StatusError) {
 	x.mu.Lock()
-	if x.ctrl != nil {
+	switch {
+	case x.conn != nil:
+		_ = x.conn.SetDeadline(time.Now().Add(cutGrace)) // a connection that is closed already needs none
+	case x.ctrl != nil:
 		// A handler that is writing to a client that doesn't read is woken by this alone.
 		_ = x.ctrl.SetWriteDeadline(time.Now().Add(cutGrace)) // every server of ours can; a writer in a test may not
 	}

@@ -1,0 +1,158 @@
+package proxy
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"io"
+
+	"github.com/gobwas/ws"
+
+	"github.com/tipstaff-dev/tipstaff/mask"
+)
+
+// The channels of the remote command protocol: the first byte of each message
+// (apimachinery, util/remotecommand/constants.go).
+const (
+	channelStdout = 1
+	channelStderr = 2
+	channelError  = 3
+)
+
+// webSocketTunnel reads the frames of the API server (RFC 6455 section 5) and
+// masks what stdout, stderr and the error channel carry.
+type webSocketTunnel struct {
+	*tunnel
+	outputs map[byte]*output
+}
+
+func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped) *webSocketTunnel {
+	w := &webSocketTunnel{tunnel: newTunnel(ctx, conn), outputs: map[byte]*output{}}
+	for _, ch := range []byte{channelStdout, channelStderr, channelError} {
+		w.outputs[ch] = newOutput(&w.mu, scoped, func(data []byte) error { return w.message(ch, data) })
+	}
+	w.run(func() error {
+		err := w.pump(bufio.NewReaderSize(conn, bufferBytes))
+		return errors.Join(w.end(), err)
+	}, w.last)
+	return w
+}
+
+// last ends the session with why on the error channel.
+func (w *webSocketTunnel) last(why []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.message(channelError, why); err != nil {
+		return err
+	}
+	return ws.WriteFrame(w.to, ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))
+}
+
+// message sends data on a channel to the client. t.mu is held.
+func (w *webSocketTunnel) message(ch byte, data []byte) error {
+	if len(data) == 0 {
+		return nil
+	}
+	if err := ws.WriteHeader(w.to, ws.Header{Fin: true, OpCode: ws.OpBinary, Length: int64(len(data) + 1)}); err != nil {
+		return err
+	}
+	if _, err := w.to.Write([]byte{ch}); err != nil {
+		return err
+	}
+	_, err := w.to.Write(data)
+	return err
+}
+
+// end passes on what any output holds back.
+func (w *webSocketTunnel) end() error {
+	var errs []error
+	for _, ch := range []byte{channelStdout, channelStderr, channelError} {
+		errs = append(errs, w.outputs[ch].drain())
+	}
+	return errors.Join(errs...)
+}
+
+var errWebSocket = errors.New("the API server's WebSocket frames can't be read")
+
+func (w *webSocketTunnel) pump(r io.Reader) error {
+	var message []byte // of a message in several frames
+	within := false
+	for {
+		h, err := ws.ReadHeader(r)
+		if err != nil {
+			return err
+		}
+		if h.Masked || h.Rsv != 0 || h.OpCode.IsReserved() {
+			return errWebSocket
+		}
+		if h.Length > maxFrameBytes || int64(len(message))+h.Length > maxFrameBytes {
+			return errFrame
+		}
+		data := make([]byte, h.Length)
+		if _, err := io.ReadFull(r, data); err != nil {
+			return err
+		}
+		if h.OpCode.IsControl() {
+			if !h.Fin || h.Length > ws.MaxControlFramePayloadSize {
+				return errWebSocket
+			}
+			if h.OpCode == ws.OpClose {
+				if err := w.end(); err != nil {
+					return err
+				}
+			}
+			if err := w.frame(h, data); err != nil {
+				return err
+			}
+			continue
+		}
+		if within != (h.OpCode == ws.OpContinuation) || !within && h.OpCode != ws.OpBinary {
+			return errWebSocket
+		}
+		message = append(message, data...)
+		if within = !h.Fin; within {
+			continue
+		}
+		if err := w.channel(message); err != nil {
+			return err
+		}
+		message = message[:0]
+	}
+}
+
+// channel takes one message of the API server.
+func (w *webSocketTunnel) channel(message []byte) error {
+	if len(message) == 0 {
+		return nil
+	}
+	o := w.outputs[message[0]]
+	if o == nil {
+		return w.frame(ws.Header{Fin: true, OpCode: ws.OpBinary, Length: int64(len(message))}, message)
+	}
+	if len(message) == 1 {
+		// The stream was opened: the client waits for that.
+		return w.frame(ws.Header{Fin: true, OpCode: ws.OpBinary, Length: 1}, message)
+	}
+	if message[0] == channelError {
+		// It comes last: nothing may be held back behind it.
+		if err := errors.Join(w.outputs[channelStdout].drain(), w.outputs[channelStderr].drain()); err != nil {
+			return err
+		}
+		if err := o.write(message[1:]); err != nil {
+			return err
+		}
+		return o.drain()
+	}
+	return o.write(message[1:])
+}
+
+// frame passes a frame on as it is.
+func (w *webSocketTunnel) frame(h ws.Header, data []byte) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := ws.WriteHeader(w.to, h); err != nil {
+		return err
+	}
+	_, err := w.to.Write(data)
+	return err
+}
