@@ -79,23 +79,3 @@ func TestDoctorFindsDrift(t *testing.T) {
 		return nil
 	})
 }
-
-func TestI8_NoMaskIsWrittenBack(t *testing.T) {
-	t.Parallel()
-	a := newAgent(t)
-	grant(t, a.group(), "--verb=create,update,patch", "--resource=secrets")
-	ns := namespace(t)
-	must(t, shared.Admin, "create", "secret", "generic", "real", "-n", ns, "--from-literal=key=the-real-value")
-	read := must(t, a.proxied, "get", "secret", "real", "-n", ns, "-o", "json")
-	if !strings.Contains(read, "dGlwc3RhZmYtbWFza2Vk") {
-		t.Fatalf("not masked: %s", read)
-	}
-	file := writeFile(t, read)
-	refused(t, "data.key holds a mark", a.proxied, "replace", "-f", file)
-	refused(t, "data.key holds a mask", a.direct, "replace", "-f", file)
-	refused(t, "holds a mask", a.direct, "create", "configmap", "copy", "-n", ns, "--from-literal=key=tipstaff-masked-0123456789abcdef0123")
-	got := must(t, shared.Admin, "get", "secret", "real", "-n", ns, "-o", "go-template={{base64decode .data.key}}")
-	if got != "the-real-value" {
-		t.Errorf("the real value is %q now", got)
-	}
-}

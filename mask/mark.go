@@ -127,12 +127,14 @@ func (s *Scoped) appendValue(dst, v, place []byte) []byte {
 }
 
 // appendSecret appends the mark of a value of the Secret called place, which is
-// known from then on.
+// known from then on. Without a place nothing says that it is a Secret's.
 func (s *Scoped) appendSecret(dst, v, place []byte) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
-	s.known.learn(v)
+	if place != nil {
+		s.known.learn(v)
+	}
 	return s.appendValue(dst, v, place)
 }
 

@@ -177,12 +177,68 @@ func TestGuessesLearnNothing(t *testing.T) {
 		return out.String()
 	}
 	weak := "hunter2"
-	secret := mask(`{"kind":"Secret","stringData":{"password":"` + weak + `"}}`)
-	guess := mask(`{"kind":"ConfigMap","data":{"password":"` + weak + `"}}`)
-	if m := s.String(weak); !strings.Contains(secret, m) || strings.Contains(guess, m) || strings.Contains(guess, weak) {
-		t.Errorf("the guess has the mark of the Secret: %s and %s", secret, guess)
+	value := func(answer string) string {
+		_, v, _ := strings.Cut(answer, `"password":"`)
+		v, _, _ = strings.Cut(v, `"`)
+		return v
+	}
+	secret := `{"kind":"Secret","metadata":{"name":"real","namespace":"a"},"stringData":{"password":"` + weak + `"}}`
+	mark := value(mask(secret))
+	if !isMark(mark) || value(mask(secret)) != mark {
+		t.Fatalf("the mark is %q", mark)
+	}
+	for _, guess := range []string{
+		`{"kind":"ConfigMap","metadata":{"name":"real","namespace":"a"},"data":{"password":"` + weak + `"}}`,
+		`{"kind":"Secret","metadata":{"name":"mine","namespace":"a"},"stringData":{"password":"` + weak + `"}}`,
+		`{"metadata":{"name":"real","namespace":"a"},"stringData":{"password":"` + weak + `"}}`,
+	} {
+		if got := value(mask(guess)); !isMark(got) || got == mark {
+			t.Errorf("%s shows %s, the Secret %s", guess, got, mark)
+		}
+	}
+	var tried bytes.Buffer
+	if err := s.Unlinked().JSON(&tried, strings.NewReader(secret)); err != nil || value(tried.String()) == mark {
+		t.Errorf("a dry run shows it: %v %s", err, tried.String())
+	}
+	// A value that nobody guesses is the same everywhere.
+	strong := "Zr8-correct-horse-77Q"
+	one, two := strings.Replace(secret, weak, strong, 1), strings.Replace(strings.Replace(secret, weak, strong, 1), "real", "copy", 1)
+	if value(mask(one)) != value(mask(two)) || value(mask(one)) != s.String(strong) {
+		t.Errorf("%s and %s", mask(one), mask(two))
 	}
 	if in := `{"kind":"ConfigMap","data":{"motd":"` + weak + `"}}`; strings.TrimSpace(mask(in)) != in {
 		t.Error("a weak value is looked for: it could be guessed")
+	}
+}
+
+// Every place of a value within the blocks of the index, and every way of its
+// coming in pieces.
+func TestI7_WhateverTheAlignment(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	for _, h := range hides {
+		if h.resource == "" && !strings.HasPrefix(h.in, `{"kind"`) {
+			continue
+		}
+		for pad := range 2 * blockBytes {
+			in := `{"pad":"` + strings.Repeat("x", pad) + `",` + h.in[1:]
+			var out, halves bytes.Buffer
+			if err := s.JSONOf(Ref{Resource: h.resource}, &out, strings.NewReader(in)); err != nil {
+				t.Fatalf("%s, %d bytes on: %v", h.name, pad, err)
+			}
+			if leaks(out.String()) {
+				t.Fatalf("%s, %d bytes on: it passed: %s", h.name, pad, out.String())
+			}
+			if err := s.JSONOf(Ref{Resource: h.resource}, &halves, iotest.OneByteReader(strings.NewReader(in))); err != nil || halves.String() != out.String() {
+				t.Fatalf("%s, %d bytes on, byte by byte: %v\n%s\n%s", h.name, pad, err, halves.String(), out.String())
+			}
+			if v, err := decode([]byte(in)); err == nil {
+				o := v.(map[string]any) //nolint:forcetypeassert // all of them are objects
+				s.ObjectOf(Ref{Resource: h.resource}, o)
+				if leaks(mustEncode(t, o)) {
+					t.Fatalf("%s, %d bytes on, decoded: it passed: %s", h.name, pad, mustEncode(t, o))
+				}
+			}
+		}
 	}
 }

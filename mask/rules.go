@@ -57,10 +57,12 @@ func inside(name string, n *node) *node { return &node{kids: map[string]*node{na
 
 var (
 	secretRules = &kindRules{kind: "Secret", secret: true, node: &node{kids: map[string]*node{"data": leaf(actValues64), "stringData": leaf(actValues)}}}
-	tokenRules  = &kindRules{kind: "TokenRequest", secret: true, node: inside("status", inside("token", leaf(actMark)))}
-	csrRules    = &kindRules{kind: "CertificateSigningRequest", node: inside("status", inside("certificate", leaf(actMark64)))}
-	configRules = &kindRules{kind: "ConfigMap", node: &node{kids: map[string]*node{"data": leaf(actNamed), "binaryData": leaf(actNamed64)}}}
-	reviewRules = &kindRules{kind: "TokenReview", secret: true, node: inside("spec", inside("token", leaf(actMark)))}
+	// Of what doesn't say what it is: masked as a Secret, but no value to be found elsewhere.
+	unknownRules = &kindRules{node: secretRules.node}
+	tokenRules   = &kindRules{kind: "TokenRequest", secret: true, node: inside("status", inside("token", leaf(actMark)))}
+	csrRules     = &kindRules{kind: "CertificateSigningRequest", node: inside("status", inside("certificate", leaf(actMark64)))}
+	configRules  = &kindRules{kind: "ConfigMap", node: &node{kids: map[string]*node{"data": leaf(actNamed), "binaryData": leaf(actNamed64)}}}
+	reviewRules  = &kindRules{kind: "TokenReview", secret: true, node: inside("spec", inside("token", leaf(actMark)))}
 )
 
 // rules are all rules of a masker.
@@ -125,7 +127,7 @@ func wrapper(kind string) bool {
 func (r *rules) named(a about, kind string) (k *kindRules, both bool) {
 	if kind == "" {
 		if !a.known {
-			return secretRules, false
+			return unknownRules, false
 		}
 		return a.rules, false
 	}

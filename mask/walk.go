@@ -47,8 +47,10 @@ type walker struct {
 
 // seek has next begin at pos.
 func (w *walker) seek(pos int) {
-	w.at = pos / blockBytes
-	w.word = w.blocks[w.at].marks & (^uint64(0) << (pos % blockBytes))
+	w.at, w.word = pos/blockBytes, 0
+	if w.at < len(w.blocks) { // else pos is the end of all there is
+		w.word = w.blocks[w.at].marks & (^uint64(0) << (pos % blockBytes))
+	}
 }
 
 // next gives the position of the next bracket or quote. The caller knows that
@@ -256,16 +258,16 @@ func (w *walker) root(pos int, a about) error {
 	}
 }
 
-// placeOf names the object at pos, if its rules are a Secret's.
+// placeOf names the object at pos, if its values are looked for elsewhere.
 func (w *walker) placeOf(pos int, rules *kindRules) []byte {
-	if rules == nil || !rules.secret {
+	if rules == nil || !rules.secret && !rules.own {
 		return nil
 	}
 	w.seek(pos + 1)
 	for {
 		name, value, more, err := w.member()
 		if err != nil || !more {
-			return nil // root finds the error again
+			return []byte("/") // root finds the error again
 		}
 		if string(name) != "metadata" || w.buf[value] != '{' {
 			w.end(value)
@@ -281,7 +283,7 @@ func (w *walker) placeOf(pos int, rules *kindRules) []byte {
 			if i := slices.Index([]string{"namespace", "name"}, string(name)); i >= 0 && w.buf[value] == '"' {
 				text, _, err := w.string(value)
 				if err != nil {
-					return nil
+					return []byte("/")
 				}
 				parts[i] = string(text)
 				continue
@@ -387,7 +389,10 @@ func (w *walker) metadata(pos int, a about, rules *kindRules) error {
 	}
 	defer func() { w.depth-- }()
 	w.seek(pos + 1)
-	quotes := about{rules: rules, known: rules != nil, sure: rules != nil}
+	quotes := about{}
+	if rules != nil && rules != unknownRules {
+		quotes = about{rules: rules, known: true, sure: true}
+	}
 	if a.sure {
 		quotes = a
 	}
