@@ -49,13 +49,13 @@ func TestI8_MarksComeBackAsTheRealValue(t *testing.T) {
 	a := newAgent(t)
 	a.mayChange(t, "secrets")
 	ns := namespace(t)
-	must(t, shared.Admin, "apply", "-f", writeFile(t, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"real","namespace":"`+ns+`"},"stringData":{"key":"the-real-value","pin":"1234"}}`))
+	must(t, shared.Admin, "create", "secret", "generic", "real", "-n", ns, "--from-literal=key=the-real-value", "--from-literal=pin=1234")
 	secret := []string{"secret", "real", "-n", ns}
 	read := func(format string) string {
 		return must(t, a.proxied, append([]string{"get", "-o", format}, secret...)...)
 	}
 	label := func(object, value string) string {
-		return strings.Replace(object, "labels:", "labels:\n    step: "+value, 1)
+		return strings.Replace(object, "labels:", "labels:\n    "+value+": done", 1)
 	}
 	must(t, shared.Admin, "label", "secret", "real", "-n", ns, "a=b")
 	for _, step := range []struct {
@@ -63,14 +63,15 @@ func TestI8_MarksComeBackAsTheRealValue(t *testing.T) {
 		args func() []string
 	}{
 		{"replace", func() []string { return []string{"replace", "-f", writeFile(t, label(read("yaml"), "replace"))} }},
-		{"apply", func() []string { return []string{"apply", "-f", writeFile(t, label(read("yaml"), "apply"))} }},
 		{"server-side", func() []string {
 			return []string{"apply", "--server-side", "--force-conflicts", "-f", writeFile(t, withoutManaged(label(read("yaml"), "server-side")))}
 		}},
 		{"patch", func() []string {
 			key := must(t, a.proxied, append([]string{"get", "-o", "jsonpath={.data.key}"}, secret...)...)
-			return append([]string{"patch", "--type=merge", "-p", `{"metadata":{"labels":{"step":"patch"}},"data":{"key":"` + key + `"}}`}, secret...)
+			return append([]string{"patch", "--type=merge", "-p", `{"metadata":{"labels":{"patch":"done"}},"data":{"key":"` + key + `"}}`}, secret...)
 		}},
+		{"apply", func() []string { return []string{"apply", "-f", writeFile(t, label(read("yaml"), "apply"))} }},
+		{"apply-again", func() []string { return []string{"apply", "-f", writeFile(t, label(read("yaml"), "apply-again"))} }},
 	} {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		cmd := shared.StartKubectl(ctx, a.proxied, step.args()...)
@@ -87,7 +88,7 @@ func TestI8_MarksComeBackAsTheRealValue(t *testing.T) {
 			t.Fatalf("%s: %s", step.name, r.Output())
 		}
 		a.values(t, ns, "the-real-value1234")
-		if got := must(t, shared.Admin, append([]string{"get", "-o", "jsonpath={.metadata.labels.step}"}, secret...)...); got != step.name {
+		if got := must(t, shared.Admin, append([]string{"get", "-o", "jsonpath={.metadata.labels." + step.name + "}"}, secret...)...); got != "done" {
 			t.Errorf("after %s the label is %q", step.name, got)
 		}
 		leaks(t, "the Secret through the proxy", read("yaml"), "the-real-value")
