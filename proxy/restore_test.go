@@ -1,6 +1,7 @@
 package proxy
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"io"
@@ -10,8 +11,10 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/kubernetes/scheme"
 
 	"github.com/tipstaff-dev/tipstaff/mask"
@@ -244,3 +247,7 @@ func TestNothingIsSelectedByWhatIsMasked(t *testing.T) {
 		t.Errorf("%d %s", resp.StatusCode, body)
 	}
 }
+
+var secretInfo = &request.RequestInfo{IsResourceRequest: true, Verb: "update", Path: "/api/v1/namespaces/a/secrets/s", APIPrefix: "api", APIVersion: "v1", Namespace: "a", Resource: "secrets", Name: "s"}
+
+func currentSecret(context.Context) ([]byte, *apierrors.StatusError) { return []byte(secret()), nil }
