@@ -61,7 +61,7 @@ error for each fault says why; 2 the configuration doesn't hold, and nothing was
 		approvalsCommand(o), showCommand(o), approveCommand(o), denyCommand(o),
 		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
 		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
-		rulesCommand(o),
+		rulesCommand(o), conformanceCommand(o),
 	)
 	addCompletion(root)
 	return root
