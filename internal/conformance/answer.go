@@ -38,14 +38,19 @@ func (r *run) why(a answer) string {
 	if len(message) > maxReasonBytes {
 		message = strings.ToValidUTF8(message[:maxReasonBytes], "") + "…"
 	}
-	if len(r.scanner.Scan([]byte(st.Message))) > 0 {
-		message = "(its text holds a planted value)"
-	}
 	word := string(st.Reason)
 	if a.code == http.StatusTooManyRequests {
 		word = "held"
 	}
-	return strings.TrimSuffix(fmt.Sprintf("%d %s: %s", a.code, word, message), ": ")
+	return r.scrub(strings.TrimSuffix(fmt.Sprintf("%d %s: %s", a.code, word, message), ": "))
+}
+
+// scrub keeps planted values out of the report.
+func (r *run) scrub(text string) string {
+	if len(r.scanner.Scan([]byte(text))) > 0 {
+		return "(a text that holds a planted value)"
+	}
+	return text
 }
 
 // locate gives for each value the path of the first field that shows it, where
@@ -82,20 +87,12 @@ func (r *run) walk(v any, at string, where map[int]string) {
 		}
 	case map[string]any:
 		for _, k := range sortedKeys(v) {
-			name := "." + k
+			name := "." + r.scrub(k)
 			if strings.ContainsAny(k, ".:/\"{ ") {
-				name = "[" + strconv.Quote(r.hide(k)) + "]"
+				name = "[" + strconv.Quote(r.scrub(k)) + "]"
 			}
 			note(k, strings.TrimPrefix(at, ".")+" (the name of a field)")
 			r.walk(v[k], at+name, where)
 		}
 	}
-}
-
-// hide keeps planted values out of the report's paths.
-func (r *run) hide(name string) string {
-	if len(r.scanner.Scan([]byte(name))) > 0 {
-		return "…"
-	}
-	return name
 }

@@ -84,6 +84,11 @@ func (b *builder) object(gvr schema.GroupVersionResource, kind, name string) *ho
 	return &holder{gvr: gvr, object: map[string]any{"apiVersion": gvr.GroupVersion().String(), "kind": kind, "metadata": meta}}
 }
 
+// label says whose it is of an object that the namespace doesn't hold.
+func (b *builder) label(object map[string]any) {
+	object["metadata"].(map[string]any)["labels"] = map[string]any{ownerLabel: b.namespace}
+}
+
 func (h *holder) annotate(name, value string) {
 	h.metadata()["annotations"].(map[string]any)[name] = value
 }
@@ -156,6 +161,7 @@ func bootstrapToken(b *builder) *holder {
 	id := random(lower, 6)
 	h, set := b.secret("bootstrap", "bootstrap.kubernetes.io/token")
 	h.metadata()["name"], h.metadata()["namespace"] = "bootstrap-token-"+id, "kube-system"
+	b.label(h.object)
 	set("token-id", id)
 	set("token-secret", h.plant("secret-bootstrap-token", whole(random(lower, 16))))
 	set("expiration", time.Now().Add(time.Hour).UTC().Format(time.RFC3339))
@@ -187,6 +193,9 @@ func helmRelease(b *builder) *holder {
 	set("release", base64.StdEncoding.EncodeToString(z.Bytes()))
 	return h
 }
+
+// ownerLabel names the namespace of the run that planted an object elsewhere.
+const ownerLabel = "conformance.tipstaff.dev/namespace"
 
 const lastApplied = "kubectl.kubernetes.io/last-applied-configuration"
 
@@ -226,6 +235,7 @@ func configMapContent(b *builder) *holder {
 	data["d"] = "primary: " + h.plant("configmap-database-url", databaseURL())
 	data["e"] = "session " + h.plant("configmap-jwt", jwt()) + " of the admin"
 	data["f"] = random(alnum, 130<<10) // so large that the API server packs the answer
+	h.writeBack = true
 	return h
 }
 
@@ -254,6 +264,7 @@ func quotingConfigMap(b *builder) *holder {
 		"data": map[string]any{"password": h.plant("configmap-last-applied", oddPassword())},
 	}))
 	h.annotate("example.com/original", quotedSecret(h, "configmap-annotation-secret-data", "configmap-annotation-secret-string-data"))
+	h.writeBack = true
 	h.annotate("example.com/note", "deployed with "+h.plant("configmap-annotation-github-token", githubToken()))
 	return h
 }
@@ -300,7 +311,7 @@ func workload(gvr schema.GroupVersionResource, kind string) func(*builder) *hold
 		at := "/spec/template/spec"
 		switch kind {
 		case "Pod":
-			h.object["spec"], at = spec, "/spec"
+			h.object["spec"], at, h.writeBack = spec, "/spec", true
 			spec["schedulingGates"] = []any{map[string]any{"name": "tipstaff.dev/conformance"}}
 			h.refused = `[{"op":"replace","path":"/spec/containers/0/env/0/value","value":"changed"},{"op":"replace","path":"/spec/containers/0/args/0","value":"changed"}]`
 		case "Deployment":
@@ -343,6 +354,7 @@ func workload(gvr schema.GroupVersionResource, kind string) func(*builder) *hold
 func signedCertificate(b *builder) *holder {
 	h := b.object(csrs, "CertificateSigningRequest", "tipstaff-conformance")
 	delete(h.metadata(), "namespace")
+	b.label(h.object)
 	h.object["spec"] = map[string]any{
 		"request":    base64.StdEncoding.EncodeToString([]byte(signingRequest(h.name()))),
 		"signerName": "conformance.tipstaff.dev/nobody", "usages": []any{"client auth"}, "expirationSeconds": 600,

@@ -117,8 +117,8 @@ func asUnstructured(object map[string]any) (*unstructured.Unstructured, error) {
 }
 
 // define makes the CRD of widgets, and waits until they are served.
-func (p *planter) define(ctx context.Context) error {
-	o, err := asUnstructured(widgetDefinition())
+func (p *planter) define(ctx context.Context, definition map[string]any) error {
+	o, err := asUnstructured(definition)
 	if err != nil {
 		return err
 	}

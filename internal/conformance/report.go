@@ -88,17 +88,13 @@ func (rep *Report) Summary() string {
 	return s
 }
 
-// Write prints the report for people: a line a place, then every leak, then why
-// checks were skipped. With all it prints every check.
+// Write prints the report for people: a line a place, then a leak of each place,
+// then why checks were skipped. With all it prints every leak and every check.
 func (rep *Report) Write(w io.Writer, all bool) error {
 	if err := rep.writePlaces(w); err != nil {
 		return err
 	}
-	for _, c := range rep.Cells {
-		if c.Result == Leak || c.Result == Overwritten {
-			fmt.Fprintf(w, "\n%s %s by %s\n  %s: %s\n  %s\n", c.Result, c.Place, c.Read, c.Where, c.Form, c.Reproduce)
-		}
-	}
+	rep.writeLeaks(w, all)
 	rep.writeSkipped(w)
 	if all {
 		fmt.Fprintln(w)
@@ -113,6 +109,19 @@ func (rep *Report) Write(w io.Writer, all bool) error {
 	}
 	_, err := fmt.Fprintf(w, "\n%s\n", rep.Summary())
 	return err
+}
+
+// writeLeaks prints the leaks, or one of each place and kind.
+func (rep *Report) writeLeaks(w io.Writer, all bool) {
+	shown := map[string]bool{}
+	for _, c := range rep.Cells {
+		key := c.Place + string(c.Result)
+		if c.Result != Leak && c.Result != Overwritten || shown[key] && !all {
+			continue
+		}
+		shown[key] = true
+		fmt.Fprintf(w, "\n%s %s by %s\n  %s: %s\n  %s\n", c.Result, c.Place, c.Read, c.Where, c.Form, c.Reproduce)
+	}
 }
 
 func (rep *Report) writePlaces(w io.Writer) error {
@@ -142,20 +151,26 @@ func few(names []string) string {
 	return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
 }
 
-// writeSkipped prints each read's reasons once.
+// writeSkipped prints for each read and kind of refusal how many there were, and
+// one of them.
 func (rep *Report) writeSkipped(w io.Writer) {
-	count := map[string]int{}
+	count, example := map[string]int{}, map[string]string{}
 	for _, c := range rep.Cells {
-		if c.Result == Skipped {
-			reason := strings.NewReplacer(c.Path, "PATH", c.Path[strings.LastIndex(c.Path, "/")+1:], "NAME").Replace(c.Reason)
-			count[c.Read+": "+reason]++
+		if c.Result != Skipped {
+			continue
+		}
+		kind, _, _ := strings.Cut(c.Reason, ": ")
+		key := c.Read + ": " + kind
+		count[key]++
+		if example[key] == "" {
+			example[key] = c.Read + ": " + c.Reason
 		}
 	}
 	if len(count) == 0 {
 		return
 	}
-	fmt.Fprintln(w, "\nSkipped:")
+	fmt.Fprintln(w, "\nSkipped, with one reason of each kind:")
 	for _, k := range sortedKeys(count) {
-		fmt.Fprintf(w, "  %4d × %s\n", count[k], k)
+		fmt.Fprintf(w, "  %4d × %s\n", count[k], example[k])
 	}
 }

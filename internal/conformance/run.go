@@ -132,7 +132,9 @@ func (r *run) plantAll(ctx context.Context, b *builder) ([]credential, error) {
 	}
 	all := build(b, r.opts.CRD, r.wanted)
 	if slices.ContainsFunc(all, func(h *holder) bool { return h.gvr == widgets }) {
-		if err := r.planter.define(ctx); err != nil {
+		definition := widgetDefinition()
+		b.label(definition)
+		if err := r.planter.define(ctx, definition); err != nil {
 			return nil, fmt.Errorf("define the suite's own kind: %w", err)
 		}
 	}
@@ -214,7 +216,7 @@ func (r *run) makeKnown(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
-			r.unknown[h.first] = err.Error()
+			r.unknown[h.first] = r.scrub(err.Error())
 		case a.code != http.StatusOK:
 			r.unknown[h.first] = r.why(a)
 		}
@@ -333,7 +335,9 @@ func (r *run) judge(name string, q request, a answer, err error, quotes []int, h
 	if len(hits) > 0 {
 		where = r.locate(a.body)
 	}
+	reported := map[int]bool{}
 	leak := func(place string, hit Hit) {
+		reported[hit.Value] = true
 		c := cell(place, Leak)
 		c.Form, c.Where, c.Reproduce = hit.Form, where[hit.Value], q.curl()
 		if c.Where == "" {
@@ -348,7 +352,7 @@ func (r *run) judge(name string, q request, a answer, err error, quotes []int, h
 			case hit >= 0:
 				leak(v.Place, hits[hit])
 			case err != nil:
-				cell(v.Place, Skipped).Reason = "no answer: " + err.Error()
+				cell(v.Place, Skipped).Reason = "no answer: " + r.scrub(err.Error())
 			case seen && r.unknown[h.first] != "" && strings.HasPrefix(v.Place, "known-value"):
 				cell(v.Place, Skipped).Reason = "the Secret that makes it known could not be read: " + r.unknown[h.first]
 			case seen:
@@ -361,10 +365,8 @@ func (r *run) judge(name string, q request, a answer, err error, quotes []int, h
 		}
 	}
 	for _, hit := range hits {
-		for _, place := range r.places[hit.Value] {
-			if !slices.ContainsFunc(cells, func(c Cell) bool { return c.Place == place && c.Result == Leak }) {
-				leak(place, hit)
-			}
+		if !reported[hit.Value] {
+			leak(r.places[hit.Value][0], hit)
 		}
 	}
 	r.add(cells...)
