@@ -36,7 +36,6 @@ type request struct {
 // answer is what came back; what is gzip is unpacked.
 type answer struct {
 	code   int
-	proto  string
 	header http.Header
 	body   []byte
 }
@@ -106,7 +105,7 @@ func (c *client) do(ctx context.Context, r request) (answer, error) {
 			body = plain
 		}
 	}
-	return answer{resp.StatusCode, resp.Proto, resp.Header, body}, nil
+	return answer{resp.StatusCode, resp.Header, body}, nil
 }
 
 // withoutURL drops what net/http says of the URL: the report has it.

@@ -44,6 +44,7 @@ type madeObject struct {
 func newPlanter(cfg *rest.Config) (*planter, error) {
 	cfg = rest.CopyConfig(cfg)
 	cfg.QPS = -1 // a hundred requests; the API server's own limit is the limit
+	cfg.WarningHandler = rest.NoWarnings{}
 	c, err := dynamic.NewForConfig(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("plant kubeconfig: %w", err)

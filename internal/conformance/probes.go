@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 )
 
 // Places that no object of the table has.
@@ -260,18 +262,87 @@ func (r *run) writeBack(ctx context.Context, h *holder) (Cell, error) {
 		c.Result, c.Where, c.Form, c.Reproduce = Overwritten, at, "what was read was written over the real value", q.curl()
 		return c, nil
 	}
-	var st metav1.Status
 	switch {
 	case putErr != nil:
 		return c, putErr
 	case put.code < http.StatusMultipleChoices:
 		c.Result = OK
-	case json.Unmarshal(put.body, &st) == nil && st.Details != nil && st.Details.RetryAfterSeconds == 0 && len(st.Details.Causes) > 0:
+	case namesField(put):
 		c.Result, c.Reason = OK, "refused, and nothing changed: "+r.why(put)
 	default:
 		c.Reason = r.why(put)
 	}
 	return c, nil
+}
+
+// writeElsewhere stores what was read of a ConfigMap's password in another one:
+// a mark may neither be stored nor replaced there.
+func (r *run) writeElsewhere(ctx context.Context) error {
+	for _, h := range r.holders {
+		at := slices.IndexFunc(h.values, func(v Value) bool { return v.Place == "configmap-key-password" })
+		if at < 0 {
+			continue
+		}
+		c, err := r.copyMark(ctx, h, string(h.values[at].Secret))
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil {
+			c.Result, c.Reason = Skipped, "no answer: "+r.scrub(err.Error())
+		}
+		c.Place = h.values[at].Place
+		r.add(c)
+	}
+	return nil
+}
+
+func (r *run) copyMark(ctx context.Context, h *holder, value string) (Cell, error) {
+	c := Cell{Read: "write-elsewhere", Path: objectPath(configMaps, h.namespace(), ""), Result: Skipped}
+	a, err := r.agent.do(ctx, request{method: http.MethodGet, path: objectPath(h.gvr, h.namespace(), h.name()), header: http.Header{"Accept": {"application/json"}}})
+	if err != nil {
+		return c, err
+	}
+	var read struct {
+		Data map[string]string `json:"data"`
+	}
+	if a.code != http.StatusOK || json.Unmarshal(a.body, &read) != nil || read.Data["password"] == "" {
+		c.Reason = r.why(a)
+		return c, nil
+	}
+	if read.Data["password"] == value {
+		c.Reason = "what was read is not masked"
+		return c, nil
+	}
+	copied := &holder{gvr: configMaps, object: map[string]any{
+		"apiVersion": "v1", "kind": "ConfigMap", "metadata": map[string]any{"name": "elsewhere-" + h.name(), "namespace": h.namespace()},
+		"data": map[string]any{"colour": read.Data["password"]},
+	}}
+	q, a, err := r.post(ctx, c.Path, compact(copied.object), nil, false)
+	if err != nil {
+		return c, err
+	}
+	if a.code >= http.StatusMultipleChoices {
+		if c.Reason = r.why(a); namesField(a) {
+			c.Result, c.Reason = OK, "refused: "+c.Reason
+		}
+		return c, nil
+	}
+	stored, err := r.planter.get(ctx, copied)
+	if err != nil {
+		return c, err
+	}
+	colour, _, _ := unstructured.NestedString(stored.Object, "data", "colour") // what isn't there is no value either
+	c.Where, c.Reproduce = "data.colour", q.curl()
+	if c.Result, c.Form = Overwritten, "the mark was stored"; colour == value {
+		c.Result, c.Form = Leak, "the mark was replaced by the value in another object"
+	}
+	return c, nil
+}
+
+// namesField reports whether a refusal says which field it is about.
+func namesField(a answer) bool {
+	var st metav1.Status
+	return json.Unmarshal(a.body, &st) == nil && st.Details != nil && st.Details.RetryAfterSeconds == 0 && len(st.Details.Causes) > 0
 }
 
 // content is what of an object its author wrote. An annotation that is JSON

@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -54,8 +55,12 @@ type Report struct {
 
 func (r *run) report(namespace string) *Report {
 	rep := &Report{Namespace: namespace, Cells: r.cells}
+	order := map[string]int{} // the tables' own: what is simplest to see again comes first
+	for i, rd := range slices.Concat(objectReads, listReads) {
+		order[rd.name] = i + 1
+	}
 	slices.SortStableFunc(rep.Cells, func(a, b Cell) int {
-		return strings.Compare(a.Place+"\x00"+a.Read+"\x00"+a.Path, b.Place+"\x00"+b.Read+"\x00"+b.Path)
+		return cmp.Or(strings.Compare(a.Place, b.Place), order[a.Read]-order[b.Read], strings.Compare(a.Read+" "+a.Path, b.Read+" "+b.Path))
 	})
 	read := map[string]bool{}
 	for _, c := range rep.Cells {

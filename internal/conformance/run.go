@@ -90,10 +90,11 @@ func Run(ctx context.Context, opts Options) (report *Report, err error) {
 	}
 	opts.Progress(fmt.Sprintf("reading %d objects", len(r.holders)))
 	for _, step := range []func(context.Context) error{
-		r.makeKnown, r.readAll, r.writeBackAll, r.askForToken, r.claimIdentity, r.selectByValue,
+		r.makeKnown, r.readAll, r.writeBackAll, r.writeElsewhere, r.askForToken, r.claimIdentity, r.selectByValue,
 		func(ctx context.Context) error { return r.provoke(ctx, rejected) },
 	} {
 		if err = step(ctx); err != nil {
+			err = fmt.Errorf("not run to its end: %w", err)
 			break
 		}
 	}

@@ -111,6 +111,24 @@ func TestNoAnswerIsSkipped(t *testing.T) {
 	}
 }
 
+func TestBothProtocolsAreSpoken(t *testing.T) {
+	t.Parallel()
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = w.Write([]byte(r.Proto)) }))
+	s.EnableHTTP2 = true
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	c, err := newClient(&rest.Config{Host: s.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for http1, want := range map[bool]string{true: "HTTP/1.1", false: "HTTP/2.0"} {
+		a, err := c.do(t.Context(), request{method: http.MethodGet, path: "/", http1: http1})
+		if err != nil || string(a.body) != want {
+			t.Errorf("got %s, %v; want %s", a.body, err, want)
+		}
+	}
+}
+
 func TestOnly(t *testing.T) {
 	t.Parallel()
 	r := &run{opts: Options{Only: []string{"configmap-*", "secret-tls/watch*"}}}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strconv"
 	"strings"
 )
 
@@ -230,20 +229,19 @@ func unescape(text []byte) []byte {
 			if c == 'x' {
 				digits = 2
 			}
-			if i+digits >= len(text) {
+			if i+digits >= len(text) { // cut short
 				out = append(out, '\\', c)
 				continue
 			}
-			r, err := strconv.ParseUint(string(text[i+1:i+1+digits]), 16, 16)
+			b, err := hex.DecodeString(string(text[i+1 : i+1+digits]))
 			if err != nil {
 				out = append(out, '\\', c)
 				continue
 			}
-			if c == 'x' {
-				out = append(out, byte(r))
-			} else {
-				out = append(out, string(rune(r))...)
+			if c == 'u' {
+				b = []byte(string(rune(b[0])<<8 | rune(b[1])))
 			}
+			out = append(out, b...)
 			i += digits
 		default:
 			out = append(out, c)
@@ -260,11 +258,11 @@ func percentDecode(text []byte) []byte {
 		if text[i] != '%' {
 			continue
 		}
-		b, err := strconv.ParseUint(string(text[i+1:i+3]), 16, 8)
+		b, err := hex.DecodeString(string(text[i+1 : i+3]))
 		if err != nil {
 			continue
 		}
-		out = append(append(out, text[last:i]...), byte(b))
+		out = append(append(out, text[last:i]...), b...)
 		i += 2
 		last = i + 1
 	}
