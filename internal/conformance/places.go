@@ -352,7 +352,7 @@ func workload(gvr schema.GroupVersionResource, kind string) func(*builder) *hold
 
 // signedCertificate is a CSR that a signer has answered.
 func signedCertificate(b *builder) *holder {
-	h := b.object(csrs, "CertificateSigningRequest", "tipstaff-conformance")
+	h := b.object(csrs, "CertificateSigningRequest", "signed")
 	delete(h.metadata(), "namespace")
 	b.label(h.object)
 	h.object["spec"] = map[string]any{
