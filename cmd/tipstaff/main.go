@@ -20,6 +20,7 @@ import (
 const (
 	exitFailed = 1 // what was asked could not be done
 	exitConfig = 2 // the config doesn't hold; nothing was started
+	exitNotRun = 2 // what was to be checked could not be
 )
 
 func main() {
@@ -41,6 +42,9 @@ func run(ctx context.Context, args []string) int {
 	var faults *config.Faults
 	if errors.As(err, &faults) {
 		return exitConfig
+	}
+	if errors.As(err, new(notRun)) {
+		return exitNotRun
 	}
 	return exitFailed
 }

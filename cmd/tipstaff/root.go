@@ -44,7 +44,8 @@ func rootCommand() *cobra.Command {
 		Long: `Identity, approval, masking and audit for AI agents on Kubernetes.
 
 Exit codes: 0 it is done; 1 it is not, or not all of it, and one line on standard
-error for each fault says why; 2 the configuration doesn't hold, and nothing was started.`,
+error for each fault says why; 2 the configuration doesn't hold, and nothing was started,
+or what was to be checked couldn't be.`,
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		Annotations:   map[string]string{cobra.CommandDisplayNameAnnotation: name},
@@ -61,7 +62,7 @@ error for each fault says why; 2 the configuration doesn't hold, and nothing was
 		approvalsCommand(o), showCommand(o), approveCommand(o), denyCommand(o),
 		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
 		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
-		rulesCommand(o),
+		rulesCommand(o), conformanceCommand(o),
 	)
 	addCompletion(root)
 	return root
