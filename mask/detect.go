@@ -301,7 +301,7 @@ func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte
 			continue
 		}
 		out = append(out, text[at:sp.from]...)
-		out = s.appendOther(out, text[sp.from:sp.to], nil)
+		out = s.appendOther(out, text[sp.from:sp.to], owner{})
 		at = sp.to
 		changed = true
 	}

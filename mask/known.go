@@ -15,7 +15,7 @@ const (
 	// minStrength is what a value's bytes must at least be worth, in bits, to be
 	// looked for in texts, and to have the same mark everywhere: whoever may write
 	// a text could otherwise try guesses by it.
-	minStrength = 36
+	minStrength = 42
 	// maxKnownBytes bounds what is kept of known values; the oldest go first.
 	maxKnownBytes = 32 << 20
 	// maxValue is the longest value that is looked for as one.

@@ -126,33 +126,41 @@ func (s *Scoped) appendValue(dst, v, place []byte) []byte {
 	return sign(dst, s.secretKey, nil, v)
 }
 
-// appendSecret appends the mark of a value of the Secret called place, which is
-// known from then on. Without a place nothing says that it is a Secret's.
-func (s *Scoped) appendSecret(dst, v, place []byte) []byte {
-	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
-		return append(dst, v...)
-	}
-	if place != nil {
-		s.known.learn(v)
-	}
-	return s.appendValue(dst, v, place)
+// owner is whose value is masked.
+type owner struct {
+	place  []byte // the Secret's namespace and name; nil where nothing says that it is one
+	public bool   // the value's name says that it is no secret by itself, such as a namespace
 }
 
-// appendOther appends the mark of a credential that was found elsewhere: where
-// it is known to be a Secret's value, that one's.
-func (s *Scoped) appendOther(dst, v, _ []byte) []byte {
+// appendSecret appends the mark of a value of a Secret, which is known from then
+// on where it has a place.
+func (s *Scoped) appendSecret(dst, v []byte, of owner) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
-	if s.known.has(v) {
-		return s.appendValue(dst, v, nil)
+	if of.place != nil && !of.public {
+		s.known.learn(v)
 	}
-	return sign(dst, s.otherKey, nil, v)
+	return s.appendValue(dst, v, of.place)
+}
+
+// appendOther appends the mark of a credential that was found elsewhere. One
+// that can't be guessed is known from then on too: under another name it is the
+// same.
+func (s *Scoped) appendOther(dst, v []byte, _ owner) []byte {
+	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
+		return append(dst, v...)
+	}
+	if strength(v) < minStrength {
+		return sign(dst, s.otherKey, nil, v)
+	}
+	s.known.learn(v)
+	return sign(dst, s.secretKey, nil, v)
 }
 
 // appendSecret64 appends the base64 of the mark of what v is the base64 of.
-func (s *Scoped) appendSecret64(dst, v, place []byte) []byte {
-	hash := s.recent.hash(s.weakKey, place, v)
+func (s *Scoped) appendSecret64(dst, v []byte, of owner) []byte {
+	hash := s.recent.hash(s.weakKey, of.place, v)
 	if m := s.recent.find(hash); m != nil {
 		return append(dst, m.mark[:]...)
 	}
@@ -161,7 +169,7 @@ func (s *Scoped) appendSecret64(dst, v, place []byte) []byte {
 	if err != nil {
 		plain, n = v, len(v)
 	}
-	mark := s.appendSecret(make([]byte, 0, markLen), plain[:n], place)
+	mark := s.appendSecret(make([]byte, 0, markLen), plain[:n], of)
 	begin := len(dst)
 	dst = base64.StdEncoding.AppendEncode(dst, mark)
 	if len(mark) == markLen {

@@ -118,6 +118,18 @@ func fieldName(name []byte) bool {
 	return false
 }
 
+// publicKey reports whether the name of a Secret's value says that the value is
+// no secret by itself. It is masked, but it stands in many places: it isn't
+// looked for there.
+func publicKey(name []byte) bool {
+	switch strings.ToLower(string(name)) {
+	case "namespace", "ca.crt", "service-ca.crt", "ca", "tls.crt", "cert", "crt", "username", "user", "host", "hostname", "port", "endpoint", "server",
+		"database", "dbname", "db", "type", "name", "region", "bucket", "email", "client-id", "clientid", "client_id", "id", "kind", "role", "schema", "scheme", "protocol":
+		return true
+	}
+	return false
+}
+
 // trivial reports whether a text can't be a credential: nothing, a switch, a
 // reference to where the credential is, or a mark.
 func trivial(text []byte) bool {

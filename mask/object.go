@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"encoding/json"
 	"io"
+	"regexp"
+	"strconv"
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -179,9 +181,7 @@ func (w *walker) status(pos int, a about) error {
 		case secret && !quoteless[text(obj["reason"])]:
 			o[name] = w.s.String(v)
 		default:
-			if out, changed := w.s.freeText([]byte(v), inProse, &w.spans); changed {
-				o[name] = string(out)
-			}
+			o[name] = w.s.errorText(v, a)
 		}
 	}
 	mark(obj, "message")
@@ -197,6 +197,86 @@ func (w *walker) status(pos int, a about) error {
 	}
 	w.replace(pos, end, out)
 	return nil
+}
+
+// quotes stand before a value that an error quotes (apimachinery,
+// util/validation/field).
+var quotes = []string{"Invalid value: ", "Unsupported value: ", "Duplicate value: ", "Too long: ", "Internal error: "}
+
+// dump is how an error shows an object as Go does: nothing tells where it ends.
+var dump = regexp.MustCompile(`(?:[a-z][a-z0-9]*\.[A-Z]\w*|map\[\w[\w.]*\]\S*|\[\][a-z][\w.]*)\{`)
+
+// errorText masks what an error quotes.
+func (s *Scoped) errorText(text string, a about) string {
+	var b strings.Builder
+	for {
+		at, quote := -1, ""
+		for _, q := range quotes {
+			if i := strings.Index(text, q); i >= 0 && (at < 0 || i < at) {
+				at, quote = i, q
+			}
+		}
+		if at < 0 {
+			b.WriteString(s.prose(text))
+			return b.String()
+		}
+		at += len(quote)
+		b.WriteString(s.prose(text[:at]))
+		masked, n := s.quotedValue(text[at:], a)
+		b.WriteString(masked)
+		text = text[at+n:]
+	}
+}
+
+// prose masks a text that quotes no whole value, but for a dump.
+func (s *Scoped) prose(text string) string {
+	if at := dump.FindStringIndex(text); at != nil {
+		return s.prose(text[:at[0]]) + s.String(text[at[0]:])
+	}
+	var spans []span
+	if out, changed := s.freeText([]byte(text), inProse, &spans); changed {
+		return string(out)
+	}
+	return text
+}
+
+// quotedValue masks the value that an error's text begins with, and gives how
+// long it is there.
+func (s *Scoped) quotedValue(text string, a about) (masked string, n int) {
+	if quoted, err := strconv.QuotedPrefix(text); err == nil {
+		plain, err := strconv.Unquote(quoted)
+		if err != nil || len(plain) == 0 || plain[0] != '{' && plain[0] != '[' {
+			return s.prose(quoted), len(quoted)
+		}
+		if out := s.quotedObject(plain, a); out != plain {
+			return strconv.Quote(out), len(quoted)
+		}
+		return quoted, len(quoted)
+	}
+	if text == "" || text[0] != '{' && text[0] != '[' {
+		return "", 0
+	}
+	raw, err := jsontext.NewDecoder(strings.NewReader(text)).ReadValue()
+	if err != nil {
+		return s.String(text), len(text)
+	}
+	return s.quotedObject(string(raw), a), len(raw)
+}
+
+// quotedObject masks an object, or a part of one, that an error quotes.
+func (s *Scoped) quotedObject(text string, a about) string {
+	out, err := s.quote([]byte(text), a, 1)
+	if err != nil {
+		return s.String(text)
+	}
+	if out != nil {
+		text = string(out)
+	}
+	var spans []span // a variable of an environment alone is known by its two names
+	if out, changed := s.freeText([]byte(text), inProse, &spans); changed {
+		return string(out)
+	}
+	return text
 }
 
 func (s *Scoped) all(obj map[string]any) {

@@ -59,7 +59,9 @@ var places = []struct {
 	{"an element of a set in managed fields", "databases", `{"kind":"Database","metadata":{"managedFields":[{"fieldsV1":{"f:spec":{"f:tokens":{"v:\"` + githubToken + `\"":{}}}}}]}}`, githubToken, "f:tokens"},
 	{"a certificate request's certificate", "certificatesigningrequests", `{"kind":"CertificateSigningRequest","status":{"certificate":"c3dvcmRmaXNo"}}`, "c3dvcmRmaXNo", "status"},
 	{"an approved request's answer", "certificatesigningrequests/approval", `{"kind":"CertificateSigningRequest","status":{"certificate":"c3dvcmRmaXNo"}}`, "c3dvcmRmaXNo", "status"},
-	{"an error that quotes a pod's environment", "pods", `{"kind":"Status","reason":"Invalid","message":` + js(`Pod "x" is invalid: spec: Forbidden: core.EnvVar{Name:"DB_PASSWORD", Value:"swordfish", ValueFrom:nil}`) + `}`, "swordfish", "DB_PASSWORD"},
+	{"an error that quotes a pod's environment", "pods", `{"kind":"Status","reason":"Invalid","message":` + js(`Pod "x" is invalid: spec: Forbidden: core.EnvVar{Name:"DB_PASSWORD", Value:"swordfish", ValueFrom:nil}`) + `}`, "swordfish", "Forbidden"},
+	{"a patch's error that quotes the object", "configmaps", `{"kind":"Status","reason":"Invalid","message":` + js(`" \"\" is invalid: patch: Invalid value: "{\"kind\":\"ConfigMap\",\"data\":{\"password\":\"sword&fish\"}}": json: cannot unmarshal`) + `,"details":{"causes":[{"message":` + js(`Invalid value: "{\"kind\":\"ConfigMap\",\"data\":{\"password\":\"sword&fish\"}}": json`) + `}]}}`, "fish", "cannot unmarshal"},
+	{"an error that quotes a template", "jobs", `{"kind":"Status","reason":"Invalid","message":` + js(`Job "x" is invalid: spec.template: Invalid value: {"spec":{"containers":[{"args":["--token","swordfish"]}]}}: field is immutable`) + `}`, "swordfish", "field is immutable"},
 	{"an error that quotes one in JSON", "deployments", `{"kind":"Status","reason":"Invalid","message":` + js(`spec.env: Invalid value: {"name":"DB_PASSWORD","value":"swordfish"}`) + `}`, "swordfish", "DB_PASSWORD"},
 }
 

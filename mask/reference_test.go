@@ -8,7 +8,9 @@ import (
 // the plain way, which the walker is held against.
 type reference struct{ *Scoped }
 
-func (s reference) mark64text(v string) string { return string(s.appendSecret64(nil, []byte(v), nil)) }
+func (s reference) mark64text(v string) string {
+	return string(s.appendSecret64(nil, []byte(v), owner{}))
+}
 
 // kindOf is the kind that a resource's objects have, where that kind is masked;
 // else the resource's own name, which is the kind of nothing.

@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/go-json-experiment/json/jsontext"
 )
 
 // Originals are the real values behind the marks of one object.
@@ -67,6 +69,10 @@ func (o *Originals) Restore(v any) any {
 				}
 			}
 		}
+	}
+	// Names hold values there; it is the API server's own anyway.
+	if meta, ok := m["metadata"].(map[string]any); ok && meta["managedFields"] != nil && equal(meta["managedFields"], at(o.masked, "metadata", "managedFields")) {
+		meta["managedFields"] = at(o.real, "metadata", "managedFields")
 	}
 	return o.restore(v, o.real, o.masked)
 }
@@ -364,6 +370,69 @@ func (m *Masker) Names(ref Ref, path []string) bool {
 		}
 	}
 	return true // what is below it is
+}
+
+// Rewrite gives body with the texts in it that v, which was restored from it,
+// has otherwise, and every other byte as it stands: the API server compares some
+// fields byte by byte. ok is false where that doesn't make v.
+func Rewrite(body []byte, v any) (out []byte, ok bool) {
+	d := jsontext.NewDecoder(bytes.NewReader(body))
+	last := 0
+	for {
+		if d.PeekKind() != '"' {
+			if _, err := d.ReadToken(); err != nil {
+				break
+			}
+			continue
+		}
+		raw, err := d.ReadValue()
+		if err != nil {
+			return nil, false
+		}
+		if kind, n := d.StackIndex(d.StackDepth()); kind == '{' && n%2 == 1 {
+			continue // a name
+		}
+		plain, err := jsontext.AppendUnquote(nil, raw)
+		if err != nil {
+			return nil, false
+		}
+		real, found := lookup(v, d.StackPointer())
+		if s, isText := real.(string); !found || isText && s == string(plain) {
+			continue
+		}
+		text, err := encode(real)
+		if err != nil {
+			return nil, false
+		}
+		end := int(d.InputOffset())
+		out = append(append(out, body[last:end-len(raw)]...), text...)
+		last = end
+	}
+	out = append(out, body[last:]...)
+	again, err := decode(out)
+	return out, err == nil && equal(again, v)
+}
+
+func lookup(v any, pointer jsontext.Pointer) (any, bool) {
+	for part := range pointer.Tokens() {
+		switch m := v.(type) {
+		case map[string]any:
+			e, ok := m[part]
+			if !ok {
+				return nil, false
+			}
+			v = e
+		case []any:
+			i, err := strconv.Atoi(part)
+			if err != nil || i < 0 || i >= len(m) {
+				return nil, false
+			}
+			v = m[i]
+		default:
+			return nil, false
+		}
+	}
+	return v, true
 }
 
 // Decode reads a body as Restore takes it: numbers as they stand, no name twice.

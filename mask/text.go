@@ -97,7 +97,7 @@ func (t *Text) pass(to int) {
 			}
 			from := max(sp.from, at)
 			t.buf = append(t.buf, t.line[at:from]...)
-			t.buf = t.s.appendOther(t.buf, t.line[sp.from:sp.to], nil)
+			t.buf = t.s.appendOther(t.buf, t.line[sp.from:sp.to], owner{})
 			at = sp.to
 			to = max(to, at)
 		}
@@ -129,7 +129,7 @@ func (t *Text) privateKey(to int) bool {
 		t.key--
 		body := bytes.TrimRight(t.line[t.out:to], "\r\n")
 		if len(body) > 0 {
-			t.buf = t.s.appendOther(t.buf, body, nil)
+			t.buf = t.s.appendOther(t.buf, body, owner{})
 		}
 		t.buf = append(t.buf, t.line[t.out+len(body):to]...)
 	}

@@ -34,7 +34,7 @@ type walker struct {
 	at    int // the block of word
 	word  uint64
 	depth int
-	place []byte // the object's namespace and name, where it is a Secret
+	owner owner // of the object's values
 	edits []edit
 	texts []byte // the new texts of the edits
 
@@ -190,10 +190,10 @@ func (w *walker) replaceText(from, to int, text []byte) {
 }
 
 // replaceMark puts the mark that make appends in the place of what stands there.
-func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v, place []byte) []byte) {
+func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v []byte, of owner) []byte) {
 	at := len(w.texts)
 	w.texts = append(w.texts, '"')
-	w.texts = append(appendMark(w.texts, text, w.place), '"')
+	w.texts = append(appendMark(w.texts, text, w.owner), '"')
 	w.edits = append(w.edits, edit{from, to, at, len(w.texts)})
 }
 
@@ -205,9 +205,9 @@ func (w *walker) root(pos int, a about) error {
 	defer func() { w.depth-- }()
 	rules, _ := w.s.rules.named(a, "")
 	kind, touched, from := "", false, len(w.edits)
-	outer := w.place
-	defer func() { w.place = outer }()
-	w.place = w.placeOf(pos, rules)
+	outer := w.owner
+	defer func() { w.owner = outer }()
+	w.owner = owner{place: w.placeOf(pos, rules)}
 	w.seek(pos + 1)
 	for {
 		name, value, more, err := w.member()
@@ -240,7 +240,7 @@ func (w *walker) root(pos int, a about) error {
 				continue
 			}
 			at, word := w.at, w.word
-			w.place = w.placeOf(pos, now)
+			w.owner = owner{place: w.placeOf(pos, now)}
 			w.at, w.word = at, word
 			if touched {
 				// What stood before was taken for something else.
@@ -484,10 +484,10 @@ func (w *walker) members(pos int, n *node, act action) error {
 			return err
 		}
 		switch act {
-		case actValues:
-			err = w.mark(value, false)
-		case actValues64:
-			err = w.mark(value, true)
+		case actValues, actValues64:
+			w.owner.public = publicKey(name)
+			err = w.mark(value, act == actValues64)
+			w.owner.public = false
 		case actNamed, actNamed64:
 			err = w.named(name, value, act == actNamed64)
 		case actManaged:
@@ -668,7 +668,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 			_, credential = w.s.freeText(plain, inConfig, &w.spans)
 		}
 		if credential && len(plain) > 0 {
-			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain, nil))))
+			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain, owner{}))))
 		}
 		return nil
 	}
@@ -814,13 +814,13 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 		case err == nil:
 			return out, out != nil
 		case applied || secret:
-			return w.s.appendSecret(nil, text, w.place), true
+			return w.s.appendSecret(nil, text, w.owner), true
 		}
 	case applied, secret && bytes.HasPrefix(t, []byte("H4sI")):
 		// Something else than an object, or a compressed one.
-		return w.s.appendSecret(nil, text, w.place), true
+		return w.s.appendSecret(nil, text, w.owner), true
 	case credential && !trivial(text):
-		return w.s.appendOther(nil, text, nil), true
+		return w.s.appendOther(nil, text, owner{}), true
 	}
 	return w.s.freeText(text, inConfig, &w.spans)
 }

@@ -13,6 +13,7 @@ import (
 	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/rest"
@@ -76,6 +77,15 @@ func (p *Proxy) Handler() http.Handler { return http.HandlerFunc(p.serve) }
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	if err := checkPath(r.URL); err != nil {
 		writeStatus(w, apierrors.NewBadRequest(err.Error()))
+		return
+	}
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete:
+	default:
+		writeStatus(w, &apierrors.StatusError{ErrStatus: metav1.Status{
+			Status: metav1.StatusFailure, Code: http.StatusMethodNotAllowed, Reason: metav1.StatusReasonMethodNotAllowed,
+			Message: "the API server knows no such method",
+		}})
 		return
 	}
 	agent, err := p.authenticate(r)

@@ -82,7 +82,7 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 	default:
 		return nil, "", unsupported("the proxy takes bodies in JSON, YAML or Kubernetes' protobuf")
 	}
-	out, changed, refused := c.restored(ctx, mt, v)
+	out, changed, refused := c.restored(ctx, mt, body, v)
 	switch {
 	case refused != nil:
 		return nil, "", refused
@@ -96,7 +96,7 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 
 // restored puts the real values into v, the decoded body. changed is false where
 // v holds no mark.
-func (c *change) restored(ctx context.Context, mt string, v any) (out []byte, changed bool, refused *apierrors.StatusError) {
+func (c *change) restored(ctx context.Context, mt string, body []byte, v any) (out []byte, changed bool, refused *apierrors.StatusError) {
 	where, marked := mask.ContainsMark(v)
 	ops, _ := v.([]any)
 	peeks := mt == typeJSONPatch && peeks(ops)
@@ -145,6 +145,11 @@ func (c *change) restored(ctx context.Context, mt string, v any) (out []byte, ch
 	// What was restored holds for this version of the object only.
 	if version := o.Version(); version != "" {
 		v = underVersion(v, version)
+	}
+	if mt != typeYAML && mt != typeApply && mt != typeProtobuf {
+		if out, same := mask.Rewrite(body, v); same {
+			return out, true, nil
+		}
 	}
 	if out, err = mask.Encode(v); err != nil {
 		return nil, false, apierrors.NewInternalError(errors.New("the body can't be written"))
