@@ -203,8 +203,9 @@ func (w *walker) status(pos int, a about) error {
 // util/validation/field).
 var quotes = []string{"Invalid value: ", "Unsupported value: ", "Duplicate value: ", "Too long: ", "Internal error: "}
 
-// dump is how an error shows an object as Go does: nothing tells where it ends.
-var dump = regexp.MustCompile(`(?:[a-z][a-z0-9]*\.[A-Z]\w*|map\[\w[\w.]*\]\S*|\[\][a-z][\w.]*)\{`)
+// dump is how an error shows an object as Go does, or the difference of two
+// (apimachinery, util/diff): nothing tells where it ends.
+var dump = regexp.MustCompile(`\n@@ -|(?:[a-z][a-z0-9]*\.[A-Z]\w*|map\[\w[\w.]*\]\S*|\[\][a-z][\w.]*)\{`)
 
 // errorText masks what an error quotes.
 func (s *Scoped) errorText(text string, a about) string {

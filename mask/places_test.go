@@ -62,6 +62,7 @@ var places = []struct {
 	{"an error that quotes a pod's environment", "pods", `{"kind":"Status","reason":"Invalid","message":` + js(`Pod "x" is invalid: spec: Forbidden: core.EnvVar{Name:"DB_PASSWORD", Value:"swordfish", ValueFrom:nil}`) + `}`, "swordfish", "Forbidden"},
 	{"a patch's error that quotes the object", "configmaps", `{"kind":"Status","reason":"Invalid","message":` + js(`" \"\" is invalid: patch: Invalid value: "{\"kind\":\"ConfigMap\",\"data\":{\"password\":\"sword&fish\"}}": json: cannot unmarshal`) + `,"details":{"causes":[{"message":` + js(`Invalid value: "{\"kind\":\"ConfigMap\",\"data\":{\"password\":\"sword&fish\"}}": json`) + `}]}}`, "fish", "cannot unmarshal"},
 	{"an error that quotes a template", "jobs", `{"kind":"Status","reason":"Invalid","message":` + js(`Job "x" is invalid: spec.template: Invalid value: {"spec":{"containers":[{"args":["--token","swordfish"]}]}}: field is immutable`) + `}`, "swordfish", "field is immutable"},
+	{"an error that shows a difference", "pods", `{"kind":"Status","reason":"Invalid","message":"x","details":{"causes":[{"message":` + js("Forbidden: pod updates may not change\n@@ -108,7 +108,7 @@\n    \"Env\": [\n     {\n      \"Name\": \"DB_PASSWORD\",\n-     \"Value\": \"sword\\\"fish\",\n") + `}]}}`, "fish", "may not change"},
 	{"an error that quotes one in JSON", "deployments", `{"kind":"Status","reason":"Invalid","message":` + js(`spec.env: Invalid value: {"name":"DB_PASSWORD","value":"swordfish"}`) + `}`, "swordfish", "DB_PASSWORD"},
 }
 
