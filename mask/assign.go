@@ -4,7 +4,7 @@ import "bytes"
 
 // assignments adds what a text assigns to a name that is a credential's:
 // password=…, "token": "…", --api-key …, Authorization: Bearer ….
-func assignments(text []byte, where place, spans []span) []span {
+func (r *rules) assignments(text []byte, where place, spans []span) []span {
 	for i := 0; i < len(text); i++ {
 		switch text[i] {
 		case '=', ':':
@@ -16,7 +16,7 @@ func assignments(text []byte, where place, spans []span) []span {
 			continue
 		}
 		from, to, quoted := nameBefore(text, i)
-		if to-from < 3 || text[i] == ' ' && (quoted || text[from] != '-') || !credentialName(text[from:to]) {
+		if to-from < 3 || text[i] == ' ' && (quoted || text[from] != '-') || !r.credential(text[from:to]) {
 			continue
 		}
 		sp, ok := valueAfter(text, i, atLineStart(text, from))

@@ -161,7 +161,7 @@ func (d *detectors) mayText(text []byte) bool {
 }
 
 // find adds the credentials of known formats in text.
-func (d *detectors) find(text []byte, where place, spans []span) []span {
+func (d *detectors) find(text []byte, where place, disabled map[int]bool, spans []span) []span {
 	if len(text) < minFormat {
 		return spans
 	}
@@ -195,7 +195,9 @@ func (d *detectors) find(text []byte, where place, spans []span) []span {
 	}
 	for word, set := range found {
 		for ; set != 0; set &= set - 1 {
-			spans = d.formats[word*64+bits.TrailingZeros64(set)].find(text, spans)
+			if n := word*64 + bits.TrailingZeros64(set); !disabled[n] {
+				spans = d.formats[n].find(text, spans)
+			}
 		}
 	}
 	return spans
@@ -265,12 +267,12 @@ func userinfo(text []byte, spans []span) []span {
 // JSON or in YAML.
 var pair = regexp.MustCompile(`(?i)\bname\\*"?:\s*\\*["']?([\w.-]+)\\*["']?,?\s*\\*"?value\\*"?:[ \t]*(\\*"(?:[^"\\]|\\[^"])*|'[^']*|[^\s,}"']+)`)
 
-func pairs(text []byte, spans []span) []span {
+func (r *rules) pairs(text []byte, spans []span) []span {
 	if !bytes.Contains(text, []byte("alue")) {
 		return spans
 	}
 	for _, m := range pair.FindAllSubmatchIndex(text, -1) {
-		if !credentialName(text[m[2]:m[3]]) {
+		if !r.credential(text[m[2]:m[3]]) {
 			continue
 		}
 		from, to := m[4], m[5]
@@ -313,14 +315,14 @@ func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte
 
 // secrets gives where the secrets of a text stand, in any order.
 func (s *Scoped) secrets(text []byte, where place, spans []span) []span {
-	spans = s.detect.find(text, where, spans)
+	spans = s.detect.find(text, where, s.rules.disabled, spans)
 	if where == inProse && (bytes.IndexByte(text, 0) >= 0 || !utf8.Valid(text)) {
 		return s.known.find(text, spans) // no text: an archive, say, where anything looks like anything
 	}
 	spans = userinfo(text, spans)
 	if where != inField {
-		spans = assignments(text, where, spans)
-		spans = pairs(text, spans)
+		spans = s.rules.assignments(text, where, spans)
+		spans = s.rules.pairs(text, spans)
 	}
 	return s.known.find(text, spans)
 }

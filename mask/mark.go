@@ -9,6 +9,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -54,8 +55,12 @@ type Masker struct {
 	recent recentMarks
 }
 
-// New gives a masker for a key of 32 bytes or more.
-func New(key []byte) (*Masker, error) {
+// New gives a masker for a key of 32 bytes or more, that masks what is masked
+// in every cluster.
+func New(key []byte) (*Masker, error) { return (&Config{}).New(key) }
+
+// New gives a masker for a key of 32 bytes or more. c must be valid.
+func (c *Config) New(key []byte) (*Masker, error) {
 	if len(key) < minKeyBytes {
 		return nil, fmt.Errorf("mask key has %d bytes, %d or more are needed", len(key), minKeyBytes)
 	}
@@ -63,7 +68,12 @@ func New(key []byte) (*Masker, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Masker{key: bytes.Clone(key), rules: defaultRules(), detect: d}
+	m := &Masker{key: bytes.Clone(key), rules: c.rules(), detect: d}
+	for i, f := range d.formats {
+		if slices.Contains(c.DisabledFormats, f.rule.RuleID) {
+			m.rules.disabled[i] = true
+		}
+	}
 	m.recent.seeds = [2]maphash.Seed{maphash.MakeSeed(), maphash.MakeSeed()}
 	return m, nil
 }

@@ -1,6 +1,9 @@
 package mask
 
-import "strings"
+import (
+	"bytes"
+	"strings"
+)
 
 // action is what is done with a value.
 type action byte
@@ -69,10 +72,33 @@ var (
 type rules struct {
 	kinds     map[string]*kindRules // by kind, of whatever group: better a mark too many
 	resources map[string]*kindRules // by resource
+	names     map[string]bool       // whether a name, in lower case, is a credential's
+	disabled  map[int]bool          // formats that are not looked for
+}
+
+// credential reports whether a name says that its value is a credential.
+func (r *rules) credential(name []byte) bool {
+	if len(r.names) > 0 {
+		if is, ok := r.names[string(bytes.ToLower(name))]; ok {
+			return is
+		}
+	}
+	return credentialName(name)
+}
+
+// field is credential for the name of a field of any object.
+func (r *rules) field(name []byte) bool {
+	if len(r.names) > 0 {
+		if is, ok := r.names[string(bytes.ToLower(name))]; ok {
+			return is
+		}
+	}
+	return fieldName(name)
 }
 
 func defaultRules() *rules {
 	return &rules{
+		names: map[string]bool{}, disabled: map[int]bool{},
 		kinds: map[string]*kindRules{
 			"Secret": secretRules, "TokenRequest": tokenRules, "CertificateSigningRequest": csrRules,
 			"ConfigMap": configRules, "TokenReview": reviewRules,

@@ -153,7 +153,7 @@ func (t *Text) safe() int {
 		hold = true
 	}
 	if !hold && len(last) > 0 && len(last) <= maxHeld {
-		t.spans = assignments(t.line, inConfig, t.spans[:0])
+		t.spans = t.s.rules.assignments(t.line, inConfig, t.spans[:0])
 		for _, sp := range t.spans {
 			hold = hold || sp.to == len(t.line)
 		}

@@ -444,7 +444,7 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 		return w.elements(pos, n, act)
 	case '"':
 		if act == actPlain {
-			act = ofName(name)
+			act = w.ofName(name)
 		}
 		return w.leaf(pos, act)
 	}
@@ -456,12 +456,12 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 }
 
 // ofName is what the name of a text says, where no rule says more.
-func ofName(name []byte) action {
+func (w *walker) ofName(name []byte) action {
 	switch string(name) {
 	case "message", "note":
 		return actFree
 	}
-	if fieldName(name) {
+	if w.s.rules.field(name) {
 		return actField
 	}
 	return actPlain
@@ -482,6 +482,14 @@ func (w *walker) members(pos int, n *node, act action) error {
 		name, value, more, err := w.member()
 		if err != nil || !more {
 			return err
+		}
+		if n != nil && act != actPlain {
+			if k := n.kids[string(name)]; k != nil {
+				if err := w.value(name, value, k); err != nil {
+					return err
+				}
+				continue
+			}
 		}
 		switch act {
 		case actValues, actValues64:
@@ -515,14 +523,7 @@ func (w *walker) elements(pos int, n *node, act action) error {
 	case actManaged:
 		n = leafManaged
 	case actStrings:
-		first := true
-		return w.each(pos, func(at int) error {
-			if first {
-				first = false
-				return w.value(nil, at, leaf(actCells))
-			}
-			return w.value(nil, at, n)
-		})
+		return w.cells(pos)
 	}
 	if err := w.enter(); err != nil {
 		return err
@@ -539,6 +540,27 @@ func (w *walker) elements(pos int, n *node, act action) error {
 			return err
 		}
 	}
+}
+
+// cells masks the cells at pos but for the first, which is the name.
+func (w *walker) cells(pos int) error {
+	end := w.end(pos)
+	v, err := decode(w.buf[pos:end])
+	list, ok := v.([]any)
+	if err != nil || !ok {
+		return errSyntax
+	}
+	for i := range list {
+		if i > 0 {
+			list[i] = w.s.deep(list[i])
+		}
+	}
+	out, err := encode(list)
+	if err != nil {
+		return errSyntax
+	}
+	w.replace(pos, end, out)
+	return nil
 }
 
 // leaf masks the string at pos.
@@ -652,7 +674,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 	if w.buf[pos] != '"' {
 		return w.value(nil, pos, leaf(actNamed))
 	}
-	credential := credentialName(name)
+	credential := w.s.rules.credential(name)
 	text, end, err := w.string(pos)
 	if err != nil {
 		return err
@@ -708,7 +730,7 @@ func (w *walker) env(pos int) error {
 			if err != nil {
 				return err
 			}
-			credential = credential || credentialName(text)
+			credential = credential || w.s.rules.credential(text)
 		case string(name) == "value" && w.buf[value] == '"':
 			values = append(values, value)
 			w.end(value)
@@ -758,7 +780,7 @@ func (w *walker) args(pos int) error {
 			}
 			return nil
 		}
-		flag = len(text) > 1 && text[0] == '-' && bytes.IndexAny(text, "= \n") < 0 && credentialName(bytes.TrimLeft(text, "-"))
+		flag = len(text) > 1 && text[0] == '-' && bytes.IndexAny(text, "= \n") < 0 && w.s.rules.credential(bytes.TrimLeft(text, "-"))
 		if out, changed := w.s.freeText(text, inConfig, &w.spans); changed {
 			w.replaceText(at, end, out)
 		}
@@ -789,7 +811,7 @@ func (w *walker) annotations(pos int, quotes about) error {
 		if i := bytes.LastIndexByte(name, '/'); i >= 0 {
 			name = name[i+1:]
 		}
-		credential := credentialName(name)
+		credential := w.s.rules.credential(name)
 		text, end, err := w.string(value)
 		if err != nil {
 			return err

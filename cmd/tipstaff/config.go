@@ -18,6 +18,7 @@ import (
 	"github.com/tipstaff-dev/tipstaff/internal/access"
 	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/internal/config"
+	"github.com/tipstaff-dev/tipstaff/mask"
 	"github.com/tipstaff-dev/tipstaff/proxy"
 	"github.com/tipstaff-dev/tipstaff/schema"
 	"github.com/tipstaff-dev/tipstaff/webhook"
@@ -39,6 +40,8 @@ type Config struct {
 	// MaskKeyFile holds 32 or more random bytes, the key of all marks. All
 	// replicas of a cluster share it.
 	MaskKeyFile string `json:"maskKeyFile"`
+	// Masking says what is masked beside what is masked in every cluster.
+	Masking mask.Config `json:"masking,omitempty"`
 	// Health serves /healthz, /readyz and /metrics without TLS.
 	Health Health `json:"health"`
 
@@ -106,6 +109,7 @@ func (c *Config) Validate(*field.Path) field.ErrorList {
 			errs = append(errs, field.Invalid(at("maskKeyFile"), c.MaskKeyFile, err.Error()))
 		}
 	}
+	errs = append(errs, c.Masking.Validate(at("masking"))...)
 	errs = append(errs, c.ClusterAgents.Validate(at("clusterAgents"))...)
 	errs = append(errs, c.Access.Validate(at("access"))...)
 	if c.Authn != nil {

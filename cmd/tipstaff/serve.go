@@ -26,7 +26,6 @@ import (
 	"github.com/tipstaff-dev/tipstaff/ingest"
 	"github.com/tipstaff-dev/tipstaff/internal/chdb"
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
-	"github.com/tipstaff-dev/tipstaff/mask"
 	"github.com/tipstaff-dev/tipstaff/proxy"
 	"github.com/tipstaff-dev/tipstaff/webhook"
 )
@@ -155,7 +154,7 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
-	masker, err := mask.New(key)
+	masker, err := c.Masking.New(key)
 	if err != nil {
 		return nil, err
 	}
