@@ -134,6 +134,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(p.upstream)
 			cleanHeaders(pr.Out.Header)
+			pr.Out.Trailer = nil // over HTTP/2 they would go along
 			pr.SetXForwarded()
 			// Go would otherwise ask for gzip and leave us bytes to unpack.
 			pr.Out.Header.Set("Accept-Encoding", "identity")
