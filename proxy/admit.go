@@ -125,7 +125,10 @@ func notAcceptable() *apierrors.StatusError {
 // ours are the headers that the proxy sets, or that nobody but the API server
 // may. It takes a request's audit id from Audit-ID and its source addresses
 // from X-Real-Ip (apiserver, filters/audit_init.go; apimachinery, net/http.go).
-var ours = map[string]bool{"authorization": true, "cookie": true, "audit-id": true, "forwarded": true, "x-real-ip": true}
+// Tipstaff-Wait is for the proxy alone.
+var ours = map[string]bool{
+	"authorization": true, "cookie": true, "audit-id": true, "forwarded": true, "x-real-ip": true, waitHeader: true,
+}
 
 // cleanHeaders removes what could say who the client is, or who asks on whose
 // behalf: the proxy alone says that. The impersonation headers come after.

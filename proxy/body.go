@@ -57,10 +57,17 @@ func checkBody(w http.ResponseWriter, r *http.Request, c *change) *apierrors.Sta
 			r.Header.Set("Content-Type", contentType)
 		}
 	}
+	setBody(r, body)
+	return nil
+}
+
+// setBody makes body the request's. What replaces it later must use this too:
+// a held request is sent again from GetBody.
+func setBody(r *http.Request, body []byte) {
+	r.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	r.Body = io.NopCloser(bytes.NewReader(body))
 	r.ContentLength = int64(len(body))
 	r.TransferEncoding = nil
-	return nil
 }
 
 func markRefused(where string) *apierrors.StatusError {

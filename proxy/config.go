@@ -1,6 +1,9 @@
 package proxy
 
 import (
+	"time"
+
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
@@ -14,6 +17,24 @@ type Config struct {
 	// TLS is the server's certificate. Agents prove themselves by token, so a
 	// client CA has no use here.
 	TLS httpserve.TLS `json:"tls"`
+	// HoldTimeout is how long a held change waits in the proxy at most; it waits
+	// no longer than its approval lives. A client may ask for less by the header
+	// Tipstaff-Wait. Left out it is 1h; 0s lets nothing wait. At most 24h.
+	HoldTimeout *metav1.Duration `json:"holdTimeout,omitempty"`
+}
+
+const (
+	// defaultHoldTimeout is longer than an approval lives unless its rule says so.
+	defaultHoldTimeout = time.Hour
+	maxHoldTimeout     = 24 * time.Hour
+)
+
+// holdTimeout is HoldTimeout or its default.
+func (c *Config) holdTimeout() time.Duration {
+	if c.HoldTimeout == nil {
+		return defaultHoldTimeout
+	}
+	return c.HoldTimeout.Duration
 }
 
 // Validate reports everything wrong with c. It changes nothing.
@@ -24,6 +45,9 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 	}
 	if c.TLS.ClientCAFile != "" {
 		errs = append(errs, field.Forbidden(at.Child("tls", "clientCAFile"), "agents prove themselves by token"))
+	}
+	if t := c.HoldTimeout; t != nil && (t.Duration < 0 || t.Duration > maxHoldTimeout) {
+		errs = append(errs, field.Invalid(at.Child("holdTimeout"), t.Duration.String(), "must be from 0s, which lets nothing wait, to 24h; leave out for 1h"))
 	}
 	return append(errs, c.TLS.Validate(at.Child("tls"), false)...)
 }

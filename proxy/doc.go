@@ -25,6 +25,14 @@
 // more who is revoked. A stream outlives the token that opened it, as at the API
 // server itself: a token's end says nothing against its run, a revocation does.
 //
+// A change that the admission webhook holds (429, with the approval's name among
+// its causes) waits here until its approval is decided or has ended, and is then
+// sent again, as it was and as the same agent. The client gets the last answer.
+// It is never sent again for a client that is gone, a run that is revoked or a
+// token that doesn't verify any more, and not where its approval ended: that
+// would be a new question to people. What waits is bounded by time, number and
+// bytes; past a bound the client gets the webhook's 429.
+//
 // Not closed in this version: the lengths of lists and tables, warning headers,
 // field selectors and admission refusals with reason Forbidden are passed as
 // they are.

@@ -37,6 +37,7 @@ type Proxy struct {
 	auth      Authenticator
 	revoked   Revoked
 	running   running
+	holds     *holds
 	masker    *mask.Masker
 	resolver  request.RequestInfoResolver
 	log       *slog.Logger
@@ -45,7 +46,7 @@ type Proxy struct {
 // New gives a proxy to the API server that upstream reaches, with upstream's
 // own identity as the one that impersonates. It stays subscribed to revoked for
 // as long as the process runs.
-func New(_ Config, upstream *rest.Config, auth Authenticator, revoked Revoked, masker *mask.Masker, log *slog.Logger) (*Proxy, error) {
+func New(cfg Config, upstream *rest.Config, auth Authenticator, revoked Revoked, masker *mask.Masker, log *slog.Logger) (*Proxy, error) {
 	if revoked == nil {
 		return nil, errors.New("proxy: who is revoked must be known")
 	}
@@ -64,7 +65,7 @@ func New(_ Config, upstream *rest.Config, auth Authenticator, revoked Revoked, m
 		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
 	}
 	p := &Proxy{
-		upstream: base, transport: rt, upgrades: upgrades, auth: auth, revoked: revoked, masker: masker, log: log,
+		upstream: base, transport: rt, upgrades: upgrades, auth: auth, revoked: revoked, holds: newHolds(cfg.holdTimeout(), log), masker: masker, log: log,
 		resolver: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 	}
 	revoked.Subscribe(p.sweep)
@@ -137,6 +138,11 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		accept = narrowed
 	}
+	wait, status := p.holds.asked(r.Header)
+	if status != nil {
+		writeStatus(w, status)
+		return
+	}
 	scoped := p.masker.Scope(agent.Key())
 	asAgent := transport.NewImpersonatingRoundTripper(identity, p.transport)
 	send := asAgent
@@ -158,10 +164,14 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		scoped = scoped.Unlinked() // what was tried only shows no guess to be right
 	}
 	rp := httputil.ReverseProxy{
-		Transport: send,
+		Transport: &holdTransport{
+			next: send, holds: p.holds, agent: agent, most: wait,
+			again: func() error { return p.stillIs(r, agent) },
+		},
 		Rewrite: func(pr *httputil.ProxyRequest) {
 			pr.SetURL(p.upstream)
 			cleanHeaders(pr.Out.Header)
+			pr.Out.Trailer = nil // over HTTP/2 they would go along
 			if up != nil {
 				up.prepare(pr.Out.Header)
 			}
@@ -216,6 +226,15 @@ func (p *Proxy) authenticate(r *http.Request) (v1alpha1.Agent, error) {
 		return v1alpha1.Agent{}, errors.New("no bearer token")
 	}
 	return p.auth.Authenticate(r.Context(), token)
+}
+
+// stillIs is nil where the request's token stands for agent now too.
+func (p *Proxy) stillIs(r *http.Request, agent v1alpha1.Agent) error {
+	now, err := p.authenticate(r)
+	if err == nil && now != agent {
+		err = errors.New("it stands for somebody else by now")
+	}
+	return err
 }
 
 // impersonation is the agent, as the API server shall see it. An error means

@@ -13,21 +13,20 @@ import (
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
-// Types of the causes in status.details that programs read. The message of
-// each is the bare value.
+// Types of the causes in status.details that programs read, as the API names them.
 const (
-	CauseReason   metav1.CauseType = "tipstaff.dev/reason"   // one of the Reason constants
-	CauseRule     metav1.CauseType = "tipstaff.dev/rule"     // the rule's name
-	CauseApproval metav1.CauseType = "tipstaff.dev/approval" // the approval's name
-	CauseState    metav1.CauseType = "tipstaff.dev/state"    // its phase
-	CauseFinal    metav1.CauseType = "tipstaff.dev/final"    // yes: the same request can't go through any more; no: it may
+	CauseReason   = v1alpha1.CauseReason
+	CauseRule     = v1alpha1.CauseRule
+	CauseApproval = v1alpha1.CauseApproval
+	CauseState    = v1alpha1.CauseState
+	CauseFinal    = v1alpha1.CauseFinal
 )
 
 // Values of CauseReason.
 const (
-	ReasonHeld      = "Held"      // waits for a decision
-	ReasonDenied    = "Denied"    // a person denied it
-	ReasonExpired   = "Expired"   // its approval ran out while it waited
+	ReasonHeld      = v1alpha1.ReasonHeld
+	ReasonDenied    = "Denied" // a person denied it
+	ReasonExpired   = v1alpha1.ReasonExpired
 	ReasonRule      = "Rule"      // a rule denies it
 	ReasonRevoked   = "Revoked"   // the run is revoked
 	ReasonNoRun     = "NoRun"     // the identity names no run

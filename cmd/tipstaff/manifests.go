@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 
@@ -97,18 +98,35 @@ func auditPolicyManifestCommand(o *options) *cobra.Command {
 }
 
 func rbacManifestCommand(o *options) *cobra.Command {
-	return &cobra.Command{
+	var impersonation string
+	cmd := &cobra.Command{
 		Use:   "rbac",
 		Short: "The rights beside manifests/base/rbac.yaml to bind what the section access allows",
-		Args:  cobra.NoArgs,
+		Long: `The rights beside manifests/base/rbac.yaml that Tipstaff needs to bind what the
+section access allows.
+
+With --impersonation it is also the role tipstaff-proxy, by which the proxy acts
+as agents. "constrained" is what manifests/base/rbac.yaml has, for API servers from
+1.36 on. "legacy" takes its place on older ones; SECURITY.md says what that costs.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			s, err := o.sections()
 			if err != nil {
 				return err
 			}
-			return write(cmd)(manifests.BindingRBAC(&s.ClusterAgents, &s.Access))
+			out, err := manifests.BindingRBAC(&s.ClusterAgents, &s.Access)
+			if err != nil || impersonation == "" {
+				return write(cmd)(out, err)
+			}
+			role, err := manifests.ProxyRBAC(impersonation)
+			if err != nil {
+				return fmt.Errorf("--impersonation: %w", err)
+			}
+			return write(cmd)(bytes.Join([][]byte{out, role}, []byte("---\n")), nil)
 		},
 	}
+	cmd.Flags().StringVar(&impersonation, "impersonation", "", "also the role by which the proxy acts as agents: constrained or legacy")
+	return cmd
 }
 
 func flowControlManifestCommand(o *options) *cobra.Command {

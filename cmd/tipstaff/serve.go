@@ -214,6 +214,7 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 			p.serve("authn", c.Authn.Listen, c.Authn.TLS, auth.Handler(), log)
 		}
 	}
+	var decided proxy.Approvals // stays nil where this process keeps no approvals
 	if c.Webhook != nil {
 		store, err := approvals.NewStore(rest.CopyConfig(kube), c.Approvals, revoked, approvals.Bounds{Agents: &c.ClusterAgents, Access: &c.Access}, log)
 		if err != nil {
@@ -223,6 +224,7 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		if err != nil {
 			return nil, err
 		}
+		decided = store
 		store.MayBreakGlass(breakGlassRules(rules)...)
 		changes, err := webhook.New(*c.Webhook, store, revoked, &c.ClusterAgents, &c.Access, masker, log)
 		if err != nil {
@@ -256,6 +258,10 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 	if c.Proxy != nil {
 		px, err := proxy.New(*c.Proxy, rest.CopyConfig(kube), auth, revoked, masker, log)
 		if err != nil {
+			return nil, err
+		}
+		px.Follow(decided)
+		if err := register("proxy", px.Collectors()); err != nil {
 			return nil, err
 		}
 		p.servers = append(p.servers, &httpserve.Server{
