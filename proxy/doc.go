@@ -6,14 +6,16 @@
 // It promises that no answer passes which mask could not read, that nothing a
 // client sends becomes part of the identity it is given, and that a request
 // whose identity can't be set is refused, never sent with the proxy's own
-// rights. A mark that a client sends back is refused with the field that holds
-// it.
+// rights. A mark that comes back where it was read becomes the real value again;
+// one anywhere else is refused with the field that holds it (I8). What compares
+// or copies a masked value instead is refused too.
 //
-// It refuses, with a Kubernetes Status that says so: other answers than JSON
+// Logs are masked as they stream, and the output of exec and attach over
+// WebSocket (v5 and v4.channel.k8s.io) and SPDY/3.1; port-forward passes as it
+// is. It refuses, with a Kubernetes Status that says so: other answers than JSON
 // (the Accept header is narrowed; OpenAPI, version and health paths are passed
-// as they are, they hold no objects), upgraded connections, and pods' logs,
-// exec, attach, port-forward and the proxy subresources, which are not offered
-// through it yet. Paths that two readers could read differently get 400.
+// as they are, they hold no objects), other upgraded connections, and the proxy
+// subresources. Paths that two readers could read differently get 400.
 //
 // When the API server can't be reached it answers 503, when it doesn't answer in
 // time 504; when an answer can't be masked midway, the connection is cut.
@@ -33,7 +35,6 @@
 // would be a new question to people. What waits is bounded by time, number and
 // bytes; past a bound the client gets the webhook's 429.
 //
-// Not closed in this version: the lengths of lists and tables, warning headers,
-// field selectors and admission refusals with reason Forbidden are passed as
-// they are.
+// Not closed in this version: the lengths of lists and tables, warning headers
+// and admission refusals with reason Forbidden are passed as they are.
 package proxy
