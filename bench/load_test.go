@@ -28,6 +28,7 @@ type caller struct {
 	head []byte
 	yes  []byte
 	buf  []byte
+	get  []byte // what is sent instead of a review, the same each time
 }
 
 func dial(url target, conf *tls.Config) (*caller, error) {
@@ -51,6 +52,9 @@ const (
 // review sends one review and reads the answer, which must be a yes: no server
 // may be fast by refusing.
 func (c *caller) review(body []byte) error {
+	if c.get != nil {
+		return c.read()
+	}
 	c.buf = append(c.buf[:0], c.head...)
 	c.buf = strconv.AppendInt(c.buf, int64(len(body)), 10)
 	c.buf = append(append(c.buf, "\r\n\r\n"...), body...)
@@ -67,6 +71,25 @@ func (c *caller) review(body []byte) error {
 	}
 	if resp.StatusCode/100 != 2 || !bytes.Contains(answer, c.yes) {
 		return fmt.Errorf("answered %s: %.600s", resp.Status, answer)
+	}
+	return nil
+}
+
+// read asks for what get says and reads the answer to its end.
+func (c *caller) read() error {
+	if _, err := c.conn.Write(c.get); err != nil {
+		return err
+	}
+	resp, err := http.ReadResponse(c.r, nil)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, resp.Body)
+	if err := errors.Join(err, resp.Body.Close()); err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("answered %s", resp.Status)
 	}
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"flag"
@@ -39,6 +41,8 @@ import (
 var (
 	scenarioDir     = flag.String("scenario", "", "run the token-review scenario and write its results to this `folder`")
 	admissionDir    = flag.String("admission", "", "run the admission scenario and write its results to this `folder`")
+	proxyDir        = flag.String("proxy", "", "run the proxy scenario and write its results to this `folder`")
+	serveBackendAt  = flag.String("serve.backend", "", "the backend's `address`")
 	admissionPeers  = flag.Bool("admission.peers", true, "with Gatekeeper and Kyverno")
 	scenarioRounds  = flag.Int("scenario.rounds", 5, "how many rounds")
 	scenarioTokens  = flag.Int("scenario.tokens", 300_000, "how many different tokens the memory row sends; 0 leaves it out")
@@ -57,6 +61,8 @@ func TestMain(m *testing.M) {
 		err = serve()
 	case *scenarioDir != "":
 		err = scenario(*scenarioDir)
+	case *proxyDir != "":
+		err = proxyScenario(*proxyDir)
 	case *admissionDir != "":
 		err = admissionScenario(*admissionDir)
 	default:
@@ -79,15 +85,15 @@ func serve() error {
 		return err
 	}
 	switch *serveName {
-	case "limit", "empty":
-		handler := limit
-		if *serveName == "empty" {
-			handler = emptyWebhook
+	case "limit", "empty", "backend", "reverse":
+		handler, err := plainHandler()
+		if err != nil {
+			return err
 		}
 		// As tipstaff's, and as an API server calls a webhook that isn't on its own host.
 		protocols := new(http.Protocols)
 		protocols.SetHTTP1(true)
-		srv := &http.Server{Handler: http.HandlerFunc(handler), Protocols: protocols}
+		srv := &http.Server{Handler: handler, Protocols: protocols}
 		g.Go(func() error {
 			if err := srv.ServeTLS(l, certFile(*serveDir), keyFile(*serveDir)); !errors.Is(err, http.ErrServerClosed) {
 				return err
@@ -102,8 +108,12 @@ func serve() error {
 		if err := serveTipstaff(ctx, g, l); err != nil {
 			return err
 		}
+	case "proxy":
+		if err := serveProxy(ctx, g, l, *serveBackendAt); err != nil {
+			return err
+		}
 	default:
-		return fmt.Errorf("-serve=%s: limit, empty or tipstaff", *serveName)
+		return fmt.Errorf("-serve=%s: limit, empty, tipstaff, backend, reverse or proxy", *serveName)
 	}
 	if *serveCPU != "" {
 		f, err := os.Create(*serveCPU)
@@ -148,22 +158,7 @@ const constant = `{"kind":"TokenReview","apiVersion":"authentication.k8s.io/v1",
 func serveTipstaff(ctx context.Context, g *errgroup.Group, l net.Listener) error {
 	httpserve.RelaxGC() // as `tipstaff serve` does
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	klog.SetSlogLogger(log)
-	b, err := os.ReadFile(filepath.Join(*serveDir, "authn.json"))
-	if err != nil {
-		return err
-	}
-	var cfg authn.Config
-	if err := json.Unmarshal(b, &cfg); err != nil {
-		return err
-	}
-	revoked, err := authn.NewRevocations(&rest.Config{Host: *serveKube, TLSClientConfig: rest.TLSClientConfig{
-		CAFile: certFile(*serveDir), CertFile: certFile(*serveDir), KeyFile: keyFile(*serveDir),
-	}}, log)
-	if err != nil {
-		return err
-	}
-	auth, err := authn.New(cfg, access.Limits{}, revoked, nil, log)
+	cfg, auth, revoked, err := authenticator(log)
 	if err != nil {
 		return err
 	}
@@ -178,6 +173,49 @@ func serveTipstaff(ctx context.Context, g *errgroup.Group, l net.Listener) error
 		}
 		return nil
 	})
+}
+
+// authenticator is the product's own, as the folder's configuration has it, with
+// the revocations of a real API server.
+func authenticator(log *slog.Logger) (cfg authn.Config, auth *authn.Authenticator, revoked *authn.Revocations, err error) {
+	klog.SetSlogLogger(log)
+	b, err := os.ReadFile(filepath.Join(*serveDir, "authn.json"))
+	if err != nil {
+		return cfg, nil, nil, err
+	}
+	if err := json.Unmarshal(b, &cfg); err != nil {
+		return cfg, nil, nil, err
+	}
+	revoked, err = authn.NewRevocations(&rest.Config{Host: *serveKube, TLSClientConfig: rest.TLSClientConfig{
+		CAFile: certFile(*serveDir), CertFile: certFile(*serveDir), KeyFile: keyFile(*serveDir),
+	}}, log)
+	if err != nil {
+		return cfg, nil, nil, err
+	}
+	auth, err = authn.New(cfg, access.Limits{}, revoked, nil, log)
+	return cfg, auth, revoked, err
+}
+
+// plainHandler is what a server does that is no part of the product.
+func plainHandler() (http.Handler, error) {
+	switch *serveName {
+	case "backend":
+		return serveBackend(), nil
+	case "reverse":
+		pem, err := os.ReadFile(certFile(*serveDir))
+		if err != nil {
+			return nil, err
+		}
+		id := &identity{dir: *serveDir, pool: x509.NewCertPool()}
+		id.pool.AppendCertsFromPEM(pem)
+		if id.cert, err = tls.LoadX509KeyPair(certFile(*serveDir), keyFile(*serveDir)); err != nil {
+			return nil, err
+		}
+		return serveReverse(id, *serveBackendAt), nil
+	case "empty":
+		return http.HandlerFunc(emptyWebhook), nil
+	}
+	return http.HandlerFunc(limit), nil
 }
 
 // until asks check every 20 ms, for a minute at most, until it says nil.
