@@ -49,6 +49,20 @@ func TestDecidedReturnsWhenItIs(t *testing.T) {
 	}
 }
 
+// Whatever else is broken, nobody waits past an approval's end.
+func TestDecidedReturnsAtTheEndThoughNothingIsHeard(t *testing.T) {
+	t.Parallel()
+	s := world(t, "tipstaff", interceptor.Funcs{}) // and nobody watches
+	sp := spec("a")
+	sp.ExpiresAt = metav1.NewTime(time.Now().Add(2 * time.Second).Truncate(time.Second))
+	a := ensure(t, s, sp)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	if phase, err := s.Decided(ctx, a.Name, a.Spec.Agent); phase != v1alpha1.PhaseExpired || err != nil {
+		t.Errorf("%q %v", phase, err)
+	}
+}
+
 func TestDecidedIsForTheApprovalsRunAlone(t *testing.T) {
 	t.Parallel()
 	s := running(t, world(t, "tipstaff", interceptor.Funcs{}))

@@ -142,7 +142,7 @@ func TestAHeldChangeWaits(t *testing.T) {
 		{name: "no longer than its client", answers: []func() *http.Response{pending}, people: &people{after: time.Minute}, cancel: 5 * time.Second, fails: true, sent: []time.Duration{0}, took: 5 * time.Second},
 		{name: "not for an approval that nobody knows", answers: []func() *http.Response{pending}, people: &people{err: errors.New("another run's")}, code: 429, says: "it is held", sent: []time.Duration{0}},
 		{name: "and is not sent with a token that has ended", answers: []func() *http.Response{pending, done}, people: &people{after: time.Minute, phase: v1alpha1.PhaseApproved}, again: errors.New("the token has expired"), code: 401, says: "the token has expired", sent: []time.Duration{0}, took: time.Minute},
-		{name: "no 429 of too many approvals", answers: []func() *http.Response{func() *http.Response { return response(429, heldStatus("TooMany", "aa11", "", 60)) }}, people: &people{}, code: 429, says: "TooMany", sent: []time.Duration{0}},
+		{name: "no 429 of too many approvals", answers: []func() *http.Response{func() *http.Response { return response(429, heldStatus("TooMany", "aa11", v1alpha1.PhasePending, 60)) }}, people: &people{}, code: 429, says: "TooMany", sent: []time.Duration{0}},
 		{name: "no 429 of anybody else's", answers: []func() *http.Response{func() *http.Response { return response(429, `{"kind":"Status","code":429}`) }}, people: &people{}, code: 429, says: `"code":429`, sent: []time.Duration{0}},
 		{name: "no success", answers: []func() *http.Response{func() *http.Response { return response(201, heldStatus("Held", "aa11", v1alpha1.PhasePending, 2)) }}, people: &people{}, code: 201, says: "Held", sent: []time.Duration{0}},
 		{name: "where nobody tells, by Retry-After", answers: []func() *http.Response{pending, pending, done}, code: 200, says: "Done", sent: []time.Duration{0, 2 * time.Second, 4 * time.Second}},
@@ -197,6 +197,9 @@ func TestAHeldChangeWaits(t *testing.T) {
 					if late := s.at[i] - want; late < 0 || late > max(want/4, time.Second) || s.bodies[i] != "the body" {
 						t.Errorf("number %d at %s, want %s: %q", i, s.at[i], want, s.bodies[i])
 					}
+				}
+				if tc.people != nil && most < 0 && len(tc.people.asked) > 0 {
+					t.Errorf("asked of %v", tc.people.asked)
 				}
 				if tc.took > 0 && took != tc.took {
 					t.Errorf("took %s, want %s", took, tc.took)
@@ -365,6 +368,37 @@ func TestAHeldRequestIsSentAgainAsItWas(t *testing.T) {
 	idle(t, p, 0)
 }
 
+// changing is a token that stands for one agent first, and for another after.
+type changing struct {
+	mu    sync.Mutex
+	later bool
+}
+
+func (c *changing) Authenticate(context.Context, string) (v1alpha1.Agent, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	a := agent
+	if c.later {
+		a.Profile = "more"
+	}
+	c.later = true
+	return a, nil
+}
+
+func TestI3_AHeldRequestIsSentAgainForTheVerySameAgent(t *testing.T) {
+	t.Parallel()
+	p, _, srv, o, sent := waitingProxy(t)
+	p.auth = &changing{}
+	go func() {
+		<-o.waiting
+		o.decide <- v1alpha1.PhaseApproved
+	}()
+	resp, body := call(t, srv, "POST", "/api/v1/namespaces/a/configmaps", http.Header{"Content-Type": {"application/json"}}, oneMap)
+	if resp.StatusCode != http.StatusUnauthorized || !strings.Contains(body, "somebody else by now") || !strings.Contains(body, "Nothing has changed") || len(sent()) != 1 {
+		t.Errorf("%d %s, sent %d times", resp.StatusCode, body, len(sent()))
+	}
+}
+
 func TestTipstaffWaitIsChecked(t *testing.T) {
 	t.Parallel()
 	srv, _ := front(t, mustNotCall(t))
@@ -416,7 +450,7 @@ func TestAWaitEndsWithItsClient(t *testing.T) {
 // that an approval can have.
 func FuzzHeldBy(f *testing.F) {
 	f.Add([]byte(heldStatus("Held", "aa11", v1alpha1.PhasePending, 2)), "application/json")
-	f.Add([]byte(heldStatus("TooMany", "aa11", "", 60)), "application/json; charset=utf-8")
+	f.Add([]byte(heldStatus("TooMany", "aa11", v1alpha1.PhasePending, 60)), "application/json; charset=utf-8")
 	f.Add([]byte(heldStatus("Held", "../../pods", v1alpha1.PhaseUsed, -1)), "application/json")
 	f.Add(bytes.Repeat([]byte(" "), maxHeldBytes+1), "application/json")
 	f.Fuzz(func(t *testing.T, body []byte, contentType string) {
