@@ -12,6 +12,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
@@ -53,6 +54,9 @@ type Masker struct {
 	detect *detectors
 	known  knownValues
 	recent recentMarks
+
+	scopes     sync.Map // of *Scoped by v1alpha1.RunKey
+	scopeCount atomic.Int64
 }
 
 // New gives a masker for a key of 32 bytes or more, that masks what is masked
@@ -81,6 +85,22 @@ func (c *Config) New(key []byte) (*Masker, error) {
 // Scope gives the marks of one run: equal values have equal marks in it, and
 // others in any other run.
 func (m *Masker) Scope(run v1alpha1.RunKey) *Scoped {
+	if s, ok := m.scopes.Load(run); ok {
+		return s.(*Scoped) //nolint:forcetypeassert // nothing else is in it
+	}
+	if m.scopeCount.Add(1) > maxScopes {
+		m.scopes.Clear()
+		m.scopeCount.Store(1)
+	}
+	s := m.scope(run)
+	m.scopes.Store(run, s)
+	return s
+}
+
+// maxScopes bounds how many runs' keys are kept at hand.
+const maxScopes = 4096
+
+func (m *Masker) scope(run v1alpha1.RunKey) *Scoped {
 	derive := func(what string) []byte {
 		h := hmac.New(sha256.New, m.key)
 		h.Write([]byte(run))

@@ -7,9 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"mime"
 	"net/http"
 	"strconv"
+	"sync"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
@@ -43,11 +45,75 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	if enc := resp.Header.Get("Content-Encoding"); err != nil || mt != "application/json" || enc != "" && enc != "identity" {
 		return p.replaceAnswer(resp)
 	}
-	resp.Header.Del("Content-Length")
-	resp.ContentLength = -1
+	if n := resp.ContentLength; n >= 0 && n <= smallBytes && info.Verb != "watch" {
+		return p.maskSmall(resp, scoped, info)
+	}
+	p.maskStream(resp, scoped, info)
+	return nil
+}
+
+// smallBytes is the length up to which an answer is masked before it begins.
+const smallBytes = 64 << 10
+
+// buffers are used again: they are most of what a small answer costs.
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// pooled is a body that gives its buffer back.
+type pooled struct {
+	*bytes.Buffer
+	once sync.Once
+}
+
+// Close ends the reading.
+func (b *pooled) Close() error {
+	b.once.Do(func() {
+		buf := b.Buffer
+		b.Buffer = new(bytes.Buffer)
+		buf.Reset()
+		buffers.Put(buf)
+	})
+	return nil
+}
+
+// maskSmall replaces the answer's body, whose length is known and small, by its
+// masked form.
+func (p *Proxy) maskSmall(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo) error {
+	out := buffers.Get().(*bytes.Buffer) //nolint:forcetypeassert // the pool holds nothing else
 	src := resp.Body
-	pr, pw := io.Pipe()
-	ctx := resp.Request.Context()
+	err := mask1(out, &untilCut{resp.Request.Context(), src}, scoped, info)
+	_ = src.Close() // all that is wanted has been read
+	body := &pooled{Buffer: out}
+	if err != nil {
+		_ = body.Close() // never fails
+		if cutOf(resp.Request.Context()) != nil || resp.Request.Context().Err() != nil {
+			return resp.Request.Context().Err()
+		}
+		p.log.Warn("an answer could not be masked", "resource", info.Resource, "error", err)
+		return p.replaceAnswer(resp)
+	}
+	resp.Body, resp.ContentLength = body, int64(out.Len())
+	resp.Header.Set("Content-Length", strconv.Itoa(out.Len()))
+	return nil
+}
+
+// mask1 masks src into dst. A panic would be a bug of ours.
+func mask1(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.RequestInfo) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = errors.New("the masker panicked") // what with may quote the answer
+		}
+	}()
+	return scoped.JSONOf(mask.Ref{Resource: info.Resource, Subresource: info.Subresource}, dst, src)
+}
+
+// maskStream replaces the answer's body by its masked form, made as it is read.
+func (p *Proxy) maskStream(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo) {
+	resp.Header.Del("Content-Length")
+	resp.ContentLength = 0 // httputil.ReverseProxy flushes after every write where it is -1
+	if info.Verb == "watch" {
+		resp.ContentLength = -1
+	}
+	src, ctx := resp.Body, resp.Request.Context()
 	// Only a watch has a last word after its beginning: what else is cut is broken off.
 	lastWord := func() []byte {
 		if c := cutOf(ctx); c != nil && info.Verb == "watch" && resp.StatusCode == http.StatusOK {
@@ -55,30 +121,48 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 		}
 		return nil
 	}
-	go func() {
-		err := maskInto(pw, &untilCut{ctx, src}, scoped, info, lastWord)
-		if err != nil && ctx.Err() == nil {
+	body := &maskedBody{src: src}
+	body.next, body.stop = iter.Pull(func(yield func([]byte) bool) {
+		err := maskInto(yielded(yield), &untilCut{ctx, src}, scoped, info, lastWord)
+		if err != nil && !errors.Is(err, errUnread) && ctx.Err() == nil {
 			// The reader is cut off here: what was buffered is whole values, or
 			// items that were masked, but their end would look like the list's.
 			p.log.Warn("answer cut: it could not be masked", "resource", info.Resource, "error", err)
 		}
-		_ = pw.CloseWithError(err) // never fails
-	}()
-	resp.Body = &maskedBody{PipeReader: pr, src: src}
-	return nil
+		body.err = err
+	})
+	resp.Body = body
 }
 
-// maskInto masks src into dst. A panic would be a bug of ours; outside of the
-// server's own goroutine it would end every role of the process, not one answer.
-// Where src breaks off between two values, lastWord, if there is any, ends dst.
-func maskInto(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.RequestInfo, lastWord func() []byte) (err error) {
+// errUnread says that nobody reads the answer any more.
+var errUnread = errors.New("the client reads no more")
+
+// yielded passes each write to whoever reads the answer, and goes on when all of
+// it has been read.
+type yielded func([]byte) bool
+
+// Write passes b on.
+func (y yielded) Write(b []byte) (int, error) {
+	if !y(b) {
+		return 0, errUnread
+	}
+	return len(b), nil
+}
+
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferBytes) }}
+
+// maskInto masks src into dst. A panic would be a bug of ours; what with may
+// quote the answer. Where src breaks off between two values, lastWord, if there
+// is any, ends dst.
+func maskInto(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.RequestInfo, lastWord func() []byte) error {
+	buf := writers.Get().(*bufio.Writer) //nolint:forcetypeassert // the pool holds nothing else
+	buf.Reset(dst)
 	defer func() {
-		if r := recover(); r != nil {
-			err = errors.New("the masker panicked") // what with may quote the answer
-		}
+		buf.Reset(nil)
+		writers.Put(buf)
 	}()
-	out := &valueWriter{buf: bufio.NewWriterSize(dst, bufferBytes)}
-	err = scoped.JSONOf(mask.Ref{Resource: info.Resource, Subresource: info.Subresource}, out, src)
+	out := &valueWriter{buf: buf}
+	err := mask1(out, src, scoped, info)
 	if last := lastWord(); err != nil && !out.within && last != nil {
 		_, err = out.Write(last)
 	}
@@ -106,15 +190,49 @@ func (v *valueWriter) Flush() {
 	_ = v.buf.Flush() // bufio keeps the error
 }
 
-// maskedBody ends the masker's goroutine and the connection to the API server
-// when the client goes away.
+// maskedBody is an answer that is masked while it is read, in the reader's own
+// goroutine's turn.
 type maskedBody struct {
+	src  io.Closer
+	next func() ([]byte, bool)
+	stop func()
+	rest []byte // of what was passed on last
+	err  error  // how it ended
+}
+
+// Read gives what has been masked.
+func (b *maskedBody) Read(p []byte) (int, error) {
+	for len(b.rest) == 0 {
+		part, more := b.next()
+		if !more {
+			if b.err != nil {
+				return 0, b.err
+			}
+			return 0, io.EOF
+		}
+		b.rest = part
+	}
+	n := copy(p, b.rest)
+	b.rest = b.rest[n:]
+	return n, nil
+}
+
+// Close ends the masking and the connection to the API server.
+func (b *maskedBody) Close() error {
+	err := b.src.Close()
+	b.stop()
+	return err
+}
+
+// textBody ends the masker's goroutine and the connection to the API server
+// when the client goes away.
+type textBody struct {
 	*io.PipeReader
 	src io.Closer
 }
 
 // Close closes both ends.
-func (b *maskedBody) Close() error {
+func (b *textBody) Close() error {
 	_ = b.PipeReader.Close() // never fails
 	return b.src.Close()
 }

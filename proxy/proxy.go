@@ -10,6 +10,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"strings"
+	"sync"
 	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -164,6 +165,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		scoped = scoped.Unlinked() // what was tried only shows no guess to be right
 	}
 	rp := httputil.ReverseProxy{
+		BufferPool: copies{},
 		Transport: &holdTransport{
 			next: send, holds: p.holds, agent: agent, most: wait,
 			again: func() error { return p.stillIs(r, agent) },
@@ -214,6 +216,17 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	rp.ServeHTTP(w, r)
 }
+
+// copies lends the buffers that answers are copied through.
+type copies struct{}
+
+var copyPool = sync.Pool{New: func() any { return new([bufferBytes]byte) }}
+
+// Get lends a buffer.
+func (copies) Get() []byte { return copyPool.Get().(*[bufferBytes]byte)[:] } //nolint:forcetypeassert // the pool holds nothing else
+
+// Put takes it back.
+func (copies) Put(b []byte) { copyPool.Put((*[bufferBytes]byte)(b)) }
 
 func (p *Proxy) authenticate(r *http.Request) (v1alpha1.Agent, error) {
 	values := r.Header.Values("Authorization")

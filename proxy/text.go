@@ -77,7 +77,7 @@ func (p *Proxy) maskText(resp *http.Response, scoped *mask.Scoped) {
 		}
 		_ = pw.CloseWithError(err) // never fails
 	}()
-	resp.Body = &maskedBody{PipeReader: pr, src: src}
+	resp.Body = &textBody{PipeReader: pr, src: src}
 }
 
 func maskTextInto(dst io.Writer, src io.Reader, scoped *mask.Scoped) (err error) {
