@@ -2,6 +2,7 @@ package mask
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"math/bits"
 	"regexp"
@@ -67,9 +68,11 @@ func (s *bitset) has(h uint32) bool { return s[h/64]&(1<<(h%64)) != 0 }
 // is for hashes only.
 const foldBits = 0x20
 
+const trigramFactor = 0x9e3779b1
+
 func trigram(b []byte) uint32 {
 	_ = b[2]
-	return (uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | foldBits*0x010101) * 0x9e3779b1 >> (32 - hashBits)
+	return (uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16 | foldBits*0x010101) * trigramFactor >> (32 - hashBits)
 }
 
 // newDetectors reads gitleaks' rules. They are compiled once a process.
@@ -134,10 +137,16 @@ var schemeEnd = []byte("://")
 // mayFormat reports whether a text may hold a credential of a format that is
 // recognised by itself. It errs on the safe side.
 func (d *detectors) mayFormat(text []byte) bool {
-	for i := 0; i+3 <= len(text); i++ {
-		if d.strict.has(trigram(text[i:])) && d.strictAt(text, i) {
+	i := 0
+	for ; i+4 <= len(text); i++ {
+		// trigram, of one read
+		h := (binary.LittleEndian.Uint32(text[i:])&0xffffff | foldBits*0x010101) * trigramFactor >> (32 - hashBits)
+		if d.strict[h/64]&(1<<(h%64)) != 0 && d.strictAt(text, i) {
 			return true
 		}
+	}
+	if i+3 <= len(text) && d.strict.has(trigram(text[i:])) && d.strictAt(text, i) {
+		return true
 	}
 	return bytes.Contains(text, schemeEnd) && bytes.IndexByte(text, '@') >= 0
 }

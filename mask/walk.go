@@ -69,7 +69,8 @@ func (w *walker) next() int {
 func (w *walker) escaped(p, q int) bool {
 	i, last := p/blockBytes, q/blockBytes
 	if i == last {
-		return w.blocks[i].slashes>>(p%blockBytes)<<(p%blockBytes)<<(63-q%blockBytes) != 0
+		s := w.blocks[i].slashes
+		return s != 0 && s>>(p%blockBytes)<<(p%blockBytes)<<(63-q%blockBytes) != 0
 	}
 	some := w.blocks[i].slashes >> (p % blockBytes)
 	for i++; i < last; i++ {

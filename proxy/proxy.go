@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -166,6 +167,8 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	rp := httputil.ReverseProxy{
 		BufferPool: copies{},
+		// What waits for more is passed on after that; a watch's events at once.
+		FlushInterval: 5 * time.Millisecond,
 		Transport: &holdTransport{
 			next: send, holds: p.holds, agent: agent, most: wait,
 			again: func() error { return p.stillIs(r, agent) },
