@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
-	"math/bits"
 	"regexp"
 	"slices"
 	"strings"
@@ -169,14 +168,56 @@ func (d *detectors) mayText(text []byte) bool {
 	return bytes.IndexByte(text, '=') >= 0 || bytes.IndexByte(text, ':') >= 0 || d.mayFormat(text)
 }
 
+const (
+	// A format is looked for as far around its keyword, in texts longer than
+	// that: before it stand a name or what a credential begins with.
+	beforeKeyword = 256
+	afterKeyword  = 4 << 10
+	// How many bytes formats may be looked for in, of an answer: this, and so many
+	// times its own. A text that needs more holds nothing but keywords: it is
+	// masked whole.
+	freeLooks    = 4 << 20
+	looksPerByte = 8
+)
+
+// budget is how many bytes formats may still be looked for in.
+type budget int
+
+// more adds what n bytes of an answer are worth.
+func (b *budget) more(n int) { *b = budget(min(int(*b)+looksPerByte*n, freeLooks)) }
+
+// looks are where in a text a format is looked for.
+type looks struct {
+	format int
+	spans  []span
+}
+
 // find adds the credentials of known formats in text.
-func (d *detectors) find(text []byte, where place, disabled map[int]bool, spans []span) []span {
+func (d *detectors) find(text []byte, where place, disabled map[int]bool, left *budget, spans []span) []span {
 	if len(text) < minFormat {
 		return spans
 	}
-	var found [8]uint64 // formats whose keyword is there
-	some := false
-	for i := 0; i+3 <= len(text); i++ {
+	var all []looks
+	look := func(n, at, size int) {
+		if disabled[n] {
+			return
+		}
+		sp := span{max(0, at-beforeKeyword), min(len(text), at+size)}
+		i := slices.IndexFunc(all, func(l looks) bool { return l.format == n })
+		if i < 0 {
+			all = append(all, looks{format: n})
+			i = len(all) - 1
+		}
+		l := &all[i]
+		if k := len(l.spans); k > 0 && sp.from <= l.spans[k-1].to {
+			*left -= budget(sp.to - l.spans[k-1].to)
+			l.spans[k-1].to = sp.to
+			return
+		}
+		*left -= budget(sp.to - sp.from)
+		l.spans = append(l.spans, sp)
+	}
+	for i := 0; i+3 <= len(text) && *left >= 0; i++ {
 		h := trigram(text[i:])
 		if !d.all.has(h) {
 			continue
@@ -187,32 +228,37 @@ func (d *detectors) find(text []byte, where place, disabled map[int]bool, spans 
 			}
 			for _, n := range k.formats {
 				if where != inField || d.formats[n].strict {
-					found[n/64] |= 1 << (n % 64)
-					some = true
+					look(n, i, d.formats[n].size())
 				}
 			}
 		}
 	}
-	if where != inField {
+	if where != inField && *left >= 0 {
 		for _, n := range d.always {
-			found[n/64] |= 1 << (n % 64)
-			some = true
+			look(n, 0, len(text))
 		}
 	}
-	if !some {
-		return spans
+	if *left < 0 {
+		return append(spans, span{0, len(text)})
 	}
-	for word, set := range found {
-		for ; set != 0; set &= set - 1 {
-			if n := word*64 + bits.TrailingZeros64(set); !disabled[n] {
-				spans = d.formats[n].find(text, spans)
-			}
+	for _, l := range all {
+		for _, sp := range l.spans {
+			spans = d.formats[l.format].find(text, sp, spans)
 		}
 	}
 	return spans
 }
 
-func (f *format) find(text []byte, spans []span) []span {
+// size is how much after its keyword a credential of the format may take.
+func (f *format) size() int {
+	if f.rule.RuleID == "private-key" {
+		return 16 * afterKeyword
+	}
+	return afterKeyword
+}
+
+func (f *format) find(whole []byte, at span, spans []span) []span {
+	text := whole[at.from:at.to]
 	for _, m := range f.rule.Regex.FindAllSubmatchIndex(text, -1) {
 		s := span{m[0], m[1]}
 		switch g := f.rule.SecretGroup; {
@@ -230,46 +276,55 @@ func (f *format) find(text []byte, spans []span) []span {
 		if e := f.rule.Entropy; e != 0 && entropy(text[s.from:s.to]) <= e {
 			continue
 		}
-		spans = append(spans, s)
+		spans = append(spans, span{at.from + s.from, at.from + s.to})
 	}
 	return spans
 }
 
 // userinfo adds the passwords of addresses: scheme://user:password@host (RFC
 // 3986 section 3.2.1).
-func userinfo(text []byte, spans []span) []span {
+func userinfo(whole []byte, spans []span) []span {
 	for at := 0; ; {
-		i := bytes.Index(text[at:], schemeEnd)
+		i := bytes.Index(whole[at:], schemeEnd)
 		if i < 0 {
 			return spans
 		}
 		at += i + len(schemeEnd)
-		end := bytes.IndexAny(text[at:], "/?# \t\r\n\"'<>`")
-		if end < 0 {
-			end = len(text) - at
+		text := whole[at:min(len(whole), at+maxAuthority)]
+		if next := bytes.Index(text, schemeEnd); next >= 0 {
+			text = text[:next]
 		}
-		sign := bytes.LastIndexByte(text[at:at+end], '@')
-		if sign < 0 {
-			// A password may hold what ends an authority when it should have been escaped.
-			if next := bytes.IndexAny(text[at:], " \t\r\n\"'<>`"); next > end || next < 0 {
-				if next < 0 {
-					next = len(text) - at
-				}
-				if s := bytes.LastIndexByte(text[at:at+next], '@'); s >= 0 && bytes.IndexByte(text[at:at+end], ':') >= 0 {
-					sign = s
-				}
-			}
+		if sp, ok := password(text); ok {
+			spans = append(spans, span{at + sp.from, at + sp.to})
+			at += sp.to
 		}
-		if sign < 0 {
-			continue
-		}
-		if colon := bytes.IndexByte(text[at:at+sign], ':'); colon >= 0 && !trivial(text[at+colon+1:at+sign]) {
-			spans = append(spans, span{at + colon + 1, at + sign})
-		} else if colon < 0 && sign >= minFormat {
-			spans = append(spans, span{at, at + sign}) // a token stands for a user
-		}
-		at += sign
 	}
+}
+
+// maxAuthority bounds the part of an address that may hold a password.
+const maxAuthority = 2 << 10
+
+// password gives the password of an address, whose scheme stood before.
+func password(text []byte) (span, bool) {
+	until := func(ends string) []byte {
+		if i := bytes.IndexAny(text, ends); i >= 0 {
+			return text[:i]
+		}
+		return text
+	}
+	authority := until("/?# \t\r\n\"'<>`")
+	sign := bytes.LastIndexByte(authority, '@')
+	if sign < 0 && bytes.IndexByte(authority, ':') >= 0 {
+		// It may hold what ends an authority when it should have been escaped.
+		sign = bytes.LastIndexByte(until(" \t\r\n\"'<>`"), '@')
+	}
+	if sign < 0 {
+		return span{}, false
+	}
+	if colon := bytes.IndexByte(text[:sign], ':'); colon >= 0 {
+		return span{colon + 1, sign}, !trivial(text[colon+1 : sign])
+	}
+	return span{0, sign}, sign >= minFormat // a token stands for a user
 }
 
 // pair is a variable of an environment as messages quote it, in Go's syntax, in
@@ -300,8 +355,8 @@ func (r *rules) pairs(text []byte, spans []span) []span {
 
 // freeText masks what is secret in a text. changed is false where nothing is,
 // and out then nil.
-func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte, changed bool) {
-	spans := s.secrets(text, where, (*scratch)[:0])
+func (s *Scoped) freeText(text []byte, where place, left *budget, scratch *[]span) (out []byte, changed bool) {
+	spans := s.secrets(text, where, left, (*scratch)[:0])
 	*scratch = spans
 	if len(spans) == 0 {
 		return nil, false
@@ -323,8 +378,8 @@ func (s *Scoped) freeText(text []byte, where place, scratch *[]span) (out []byte
 }
 
 // secrets gives where the secrets of a text stand, in any order.
-func (s *Scoped) secrets(text []byte, where place, spans []span) []span {
-	spans = s.detect.find(text, where, s.rules.disabled, spans)
+func (s *Scoped) secrets(text []byte, where place, left *budget, spans []span) []span {
+	spans = s.detect.find(text, where, s.rules.disabled, left, spans)
 	if where == inProse && (bytes.IndexByte(text, 0) >= 0 || !utf8.Valid(text)) {
 		return s.known.find(text, spans) // no text: an archive, say, where anything looks like anything
 	}

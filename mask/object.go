@@ -50,7 +50,8 @@ func (s *Scoped) ValueOf(ref Ref, v any) any {
 			return s.String(v)
 		}
 		var scratch []span
-		if out, changed := s.freeText([]byte(v), inConfig, &scratch); changed {
+		left := budget(freeLooks)
+		if out, changed := s.freeText([]byte(v), inConfig, &left, &scratch); changed {
 			return string(out)
 		}
 	}
@@ -105,7 +106,8 @@ func (s *Scoped) decoded(v any, a about) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	out, err := s.quote(raw, a, 0)
+	left := budget(freeLooks)
+	out, err := s.quote(raw, a, 0, &left)
 	if err != nil || out == nil {
 		return v, err
 	}
@@ -181,7 +183,7 @@ func (w *walker) status(pos int, a about) error {
 		case secret && !quoteless[text(obj["reason"])]:
 			o[name] = w.s.String(v)
 		default:
-			o[name] = w.s.errorText(v, a)
+			o[name] = w.s.errorText(v, a, &w.left)
 		}
 	}
 	mark(obj, "message")
@@ -199,6 +201,9 @@ func (w *walker) status(pos int, a about) error {
 	return nil
 }
 
+// maxErrors bounds how many values are looked for in one error.
+const maxErrors = 100
+
 // quotes stand before a value that an error quotes (apimachinery,
 // util/validation/field).
 var quotes = []string{"Invalid value: ", "Unsupported value: ", "Duplicate value: ", "Too long: ", "Internal error: "}
@@ -208,9 +213,9 @@ var quotes = []string{"Invalid value: ", "Unsupported value: ", "Duplicate value
 var dump = regexp.MustCompile(`\n@@ -|(?:[a-z][a-z0-9]*\.[A-Z]\w*|map\[\w[\w.]*\]\S*|\[\][a-z][\w.]*)\{`)
 
 // errorText masks what an error quotes.
-func (s *Scoped) errorText(text string, a about) string {
+func (s *Scoped) errorText(text string, a about, left *budget) string {
 	var b strings.Builder
-	for {
+	for n := 0; ; n++ {
 		at, quote := -1, ""
 		for _, q := range quotes {
 			if i := strings.Index(text, q); i >= 0 && (at < 0 || i < at) {
@@ -218,24 +223,28 @@ func (s *Scoped) errorText(text string, a about) string {
 			}
 		}
 		if at < 0 {
-			b.WriteString(s.prose(text))
+			b.WriteString(s.prose(text, left))
+			return b.String()
+		}
+		if n == maxErrors {
+			b.WriteString(s.String(text))
 			return b.String()
 		}
 		at += len(quote)
-		b.WriteString(s.prose(text[:at]))
-		masked, n := s.quotedValue(text[at:], a)
+		b.WriteString(s.prose(text[:at], left))
+		masked, size := s.quotedValue(text[at:], a, left)
 		b.WriteString(masked)
-		text = text[at+n:]
+		text = text[at+size:]
 	}
 }
 
 // prose masks a text that quotes no whole value, but for a dump.
-func (s *Scoped) prose(text string) string {
+func (s *Scoped) prose(text string, left *budget) string {
 	if at := dump.FindStringIndex(text); at != nil {
-		return s.prose(text[:at[0]]) + s.String(text[at[0]:])
+		return s.prose(text[:at[0]], left) + s.String(text[at[0]:])
 	}
 	var spans []span
-	if out, changed := s.freeText([]byte(text), inProse, &spans); changed {
+	if out, changed := s.freeText([]byte(text), inProse, left, &spans); changed {
 		return string(out)
 	}
 	return text
@@ -243,13 +252,13 @@ func (s *Scoped) prose(text string) string {
 
 // quotedValue masks the value that an error's text begins with, and gives how
 // long it is there.
-func (s *Scoped) quotedValue(text string, a about) (masked string, n int) {
+func (s *Scoped) quotedValue(text string, a about, left *budget) (masked string, n int) {
 	if quoted, err := strconv.QuotedPrefix(text); err == nil {
 		plain, err := strconv.Unquote(quoted)
 		if err != nil || len(plain) == 0 || plain[0] != '{' && plain[0] != '[' {
-			return s.prose(quoted), len(quoted)
+			return s.prose(quoted, left), len(quoted)
 		}
-		if out := s.quotedObject(plain, a); out != plain {
+		if out := s.quotedObject(plain, a, left); out != plain {
 			return strconv.Quote(out), len(quoted)
 		}
 		return quoted, len(quoted)
@@ -261,12 +270,12 @@ func (s *Scoped) quotedValue(text string, a about) (masked string, n int) {
 	if err != nil {
 		return s.String(text), len(text)
 	}
-	return s.quotedObject(string(raw), a), len(raw)
+	return s.quotedObject(string(raw), a, left), len(raw)
 }
 
 // quotedObject masks an object, or a part of one, that an error quotes.
-func (s *Scoped) quotedObject(text string, a about) string {
-	out, err := s.quote([]byte(text), a, 1)
+func (s *Scoped) quotedObject(text string, a about, left *budget) string {
+	out, err := s.quote([]byte(text), a, 1, left)
 	if err != nil {
 		return s.String(text)
 	}
@@ -274,7 +283,7 @@ func (s *Scoped) quotedObject(text string, a about) string {
 		text = string(out)
 	}
 	var spans []span // a variable of an environment alone is known by its two names
-	if out, changed := s.freeText([]byte(text), inProse, &spans); changed {
+	if out, changed := s.freeText([]byte(text), inProse, left, &spans); changed {
 		return string(out)
 	}
 	return text

@@ -32,7 +32,8 @@ func (s *Scoped) Originals(ref Ref, current []byte) (*Originals, error) {
 		return nil, errNoObject
 	}
 	masked := real
-	out, err := s.quote(current, s.rules.of(ref), 0)
+	left := budget(freeLooks)
+	out, err := s.quote(current, s.rules.of(ref), 0, &left)
 	if err != nil {
 		return nil, err
 	}

@@ -28,7 +28,7 @@ const maxKeptBytes = 1 << 20
 func (s *Scoped) stream(src io.Reader) *stream {
 	st := streams.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
 	st.sc.reset(src)
-	st.w.s, st.w.quoted = s, 0
+	st.w.s, st.w.quoted, st.w.left = s, 0, freeLooks
 	return st
 }
 
@@ -111,6 +111,7 @@ func (st *stream) answer(dst io.Writer, start int, a about) (int, error) {
 			continue
 		case '}':
 			w.over(sc)
+			w.left.more(at - out)
 			if streamed {
 				err = st.members(kept, kind, a)
 			} else {
@@ -274,6 +275,7 @@ func (st *stream) elements(dst io.Writer, pos int, list, kind string, a about) (
 			return 0, 0, err
 		}
 		w.over(sc)
+		w.left.more(end - at)
 		w.seek(at)
 		if list == "rows" {
 			err = w.row(at, a)
@@ -330,13 +332,14 @@ func byPlace(a, b edit) int { return a.from - b.from }
 
 // quote masks the object, or the list of objects, that a text quotes. out is nil
 // where nothing of it is masked.
-func (s *Scoped) quote(text []byte, a about, depth int) (out []byte, err error) {
+func (s *Scoped) quote(text []byte, a about, depth int, left *budget) (out []byte, err error) {
 	if depth > maxQuoted {
 		return nil, errDepth
 	}
 	st := s.stream(bytes.NewReader(text))
 	defer st.release()
-	st.w.quoted = depth
+	st.w.quoted, st.w.left = depth, *left
+	defer func() { *left = st.w.left }()
 	_, at, err := st.sc.at(0)
 	if err != nil {
 		return nil, err

@@ -23,6 +23,7 @@ type Text struct {
 	line  []byte // the line that isn't ended, from its beginning or a part of it
 	out   int    // what of it has been passed on
 	key   int    // lines left of a private key that has begun; 0: none
+	left  budget
 	spans []span
 	buf   []byte
 }
@@ -30,11 +31,12 @@ type Text struct {
 // Text gives a writer that masks what is written to it and passes it to dst. A
 // value is found across any boundary between two writes: a line that isn't
 // ended is held back until it is, or Flush, or Close.
-func (s *Scoped) Text(dst io.Writer) *Text { return &Text{s: s, dst: dst} }
+func (s *Scoped) Text(dst io.Writer) *Text { return &Text{s: s, dst: dst, left: freeLooks} }
 
 // Write takes the next piece. All of it is taken unless dst fails.
 func (t *Text) Write(p []byte) (int, error) {
 	n := len(p)
+	t.left.more(n)
 	t.buf = t.buf[:0]
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
@@ -88,7 +90,7 @@ func (t *Text) pass(to int) {
 	if t.privateKey(to) {
 		return
 	}
-	t.spans = t.s.secrets(t.line, inProse, t.spans[:0])
+	t.spans = t.s.secrets(t.line, inProse, &t.left, t.spans[:0])
 	at := t.out
 	if len(t.spans) > 0 {
 		for _, sp := range merged(t.spans) {

@@ -35,6 +35,7 @@ type walker struct {
 	word  uint64
 	depth int
 	owner owner // of the object's values
+	left  budget
 	edits []edit
 	texts []byte // the new texts of the edits
 
@@ -612,7 +613,7 @@ func (w *walker) free(pos int, where place) error {
 	if err != nil {
 		return err
 	}
-	if out, changed := w.s.freeText(text, where, &w.spans); changed {
+	if out, changed := w.s.freeText(text, where, &w.left, &w.spans); changed {
 		w.replaceText(pos, end, out)
 	}
 	return nil
@@ -688,7 +689,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 		}
 		plain = plain[:n]
 		if !credential && utf8.Valid(plain) {
-			_, credential = w.s.freeText(plain, inConfig, &w.spans)
+			_, credential = w.s.freeText(plain, inConfig, &w.left, &w.spans)
 		}
 		if credential && len(plain) > 0 {
 			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain, owner{}))))
@@ -699,7 +700,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 		w.replaceMark(pos, end, text, w.s.appendOther)
 		return nil
 	}
-	if out, changed := w.s.freeText(text, inConfig, &w.spans); changed {
+	if out, changed := w.s.freeText(text, inConfig, &w.left, &w.spans); changed {
 		w.replaceText(pos, end, out)
 	}
 	return nil
@@ -782,7 +783,7 @@ func (w *walker) args(pos int) error {
 			return nil
 		}
 		flag = len(text) > 1 && text[0] == '-' && bytes.IndexAny(text, "= \n") < 0 && w.s.rules.credential(bytes.TrimLeft(text, "-"))
-		if out, changed := w.s.freeText(text, inConfig, &w.spans); changed {
+		if out, changed := w.s.freeText(text, inConfig, &w.left, &w.spans); changed {
 			w.replaceText(at, end, out)
 		}
 		return nil
@@ -832,7 +833,7 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 	case len(t) == 0:
 		return nil, false
 	case t[0] == '{' || t[0] == '[':
-		out, err := w.s.quote(t, quotes, w.quoted+1)
+		out, err := w.s.quote(t, quotes, w.quoted+1, &w.left)
 		switch {
 		case err == nil:
 			return out, out != nil
@@ -845,7 +846,7 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 	case credential && !trivial(text):
 		return w.s.appendOther(nil, text, owner{}), true
 	}
-	return w.s.freeText(text, inConfig, &w.spans)
+	return w.s.freeText(text, inConfig, &w.left, &w.spans)
 }
 
 // plainManaged passes over managedFields that begin at pos, if they hold no
@@ -874,7 +875,7 @@ func (w *walker) managed(name []byte) {
 	if name[0] == 'k' {
 		where = inField // its keys are names and ports
 	}
-	if out, changed := w.s.freeText(name, where, &w.spans); changed {
+	if out, changed := w.s.freeText(name, where, &w.left, &w.spans); changed {
 		w.replaceText(w.nameFrom, w.nameTo, out)
 	}
 }
