@@ -37,7 +37,7 @@ const (
 )
 
 const (
-	proxyPassword = "swordfish-PLANTED" //nolint:gosec // nobody's
+	proxyPassword = "swordfish-PLANTED"
 	mebibyte      = 1 << 20
 )
 

@@ -25,7 +25,7 @@ func TestClassesAreThoseOfJSON(t *testing.T) {
 }
 
 func TestBothClassifiersAgree(t *testing.T) {
-	r := rand.New(rand.NewPCG(1, 2)) //nolint:gosec // a test's inputs
+	r := rand.New(rand.NewPCG(1, 2))
 	for range 200 {
 		n := 1 + r.IntN(9)
 		src := make([]byte, n*blockBytes)

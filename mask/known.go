@@ -39,7 +39,7 @@ func head(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
 
 func headBit(h uint64) (word int, bit uint64) {
 	n := h * 0x9e3779b97f4a7c15 >> (64 - 20)
-	return int(n / 64), 1 << (n % 64) //nolint:gosec // 20 bits
+	return int(n / 64), 1 << (n % 64)
 }
 
 // strength is about what the bytes of v are worth, in bits: the entropy of

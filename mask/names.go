@@ -138,7 +138,7 @@ func trivial(text []byte) bool {
 	case "", "true", "false", "null", "none", "nil", "yes", "no", "on", "off", "<nil>", "~":
 		return true
 	}
-	if len(t) > 3 && (t[0] == '$' && (t[1] == '(' && t[len(t)-1] == ')' || t[1] == '{' && t[len(t)-1] == '}') && bytes.IndexAny(t[2:len(t)-1], "$ ") < 0 ||
+	if len(t) > 3 && (t[0] == '$' && (t[1] == '(' && t[len(t)-1] == ')' || t[1] == '{' && t[len(t)-1] == '}') && !bytes.ContainsAny(t[2:len(t)-1], "$ ") ||
 		bytes.HasPrefix(t, []byte("{{")) && bytes.HasSuffix(t, []byte("}}"))) {
 		return true
 	}

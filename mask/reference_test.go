@@ -185,15 +185,3 @@ func (s reference) member(obj map[string]any, name string, mark func(string) str
 		obj[name] = mark(v)
 	}
 }
-
-// operations masks the values of a JSON patch of a masked kind.
-func (s reference) operations(ops []any) []any {
-	for _, op := range ops {
-		if o, ok := op.(map[string]any); ok {
-			if v, ok := o["value"]; ok {
-				o["value"] = s.deep(v)
-			}
-		}
-	}
-	return ops
-}

@@ -105,7 +105,7 @@ func (s *scanner) index() error {
 				return errSyntax
 			}
 		}
-		inString = uint64(int64(within) >> 63)
+		inString = -(within >> 63) // all ones where the last byte is within
 		b := block{opens: c.opens &^ within, closes: c.closes &^ within, slashes: c.slashes}
 		b.marks = b.opens | b.closes | quotes
 		s.blocks = append(s.blocks, b)

@@ -782,7 +782,7 @@ func (w *walker) args(pos int) error {
 			}
 			return nil
 		}
-		flag = len(text) > 1 && text[0] == '-' && bytes.IndexAny(text, "= \n") < 0 && w.s.rules.credential(bytes.TrimLeft(text, "-"))
+		flag = len(text) > 1 && text[0] == '-' && !bytes.ContainsAny(text, "= \n") && w.s.rules.credential(bytes.TrimLeft(text, "-"))
 		if out, changed := w.s.freeText(text, inConfig, &w.left, &w.spans); changed {
 			w.replaceText(at, end, out)
 		}

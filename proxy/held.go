@@ -40,7 +40,7 @@ func (h *holds) asked(header http.Header) (time.Duration, *apierrors.StatusError
 func parseWait(s string) (time.Duration, bool) {
 	s = strings.TrimSpace(s)
 	if n, err := strconv.ParseUint(s, 10, 31); err == nil {
-		return time.Duration(n) * time.Second, true //nolint:gosec // below 2³¹ seconds
+		return time.Duration(n) * time.Second, true
 	}
 	d, err := time.ParseDuration(s)
 	return d, err == nil && d >= 0

@@ -40,7 +40,7 @@ func wanted(t testing.TB) http.Header {
 		got = r.Header.Clone()
 		return response(200, "{}"), nil
 	}))
-	if _, err := rt.RoundTrip(httptest.NewRequest(http.MethodGet, "/", nil)); err != nil { //nolint:bodyclose // no body
+	if _, err := rt.RoundTrip(httptest.NewRequest(http.MethodGet, "/", nil)); err != nil {
 		t.Fatal(err)
 	}
 	return identityOf(got)

@@ -59,23 +59,23 @@ func (h *holder) plant(place string, c credential) string {
 type builder struct{ namespace, suffix string }
 
 var (
-	secrets       = resource("", "v1", "secrets")
-	configMaps    = resource("", "v1", "configmaps")
-	pods          = resource("", "v1", "pods")
-	events        = resource("", "v1", "events")
-	accounts      = resource("", "v1", "serviceaccounts")
-	namespaces    = resource("", "v1", "namespaces")
-	deployments   = resource("apps", "v1", "deployments")
-	jobs          = resource("batch", "v1", "jobs")
-	csrs          = resource("certificates.k8s.io", "v1", "certificatesigningrequests")
-	crds          = resource("apiextensions.k8s.io", "v1", "customresourcedefinitions")
-	widgets       = resource("conformance.tipstaff.dev", "v1", "widgets")
+	secrets       = resource("", "secrets")
+	configMaps    = resource("", "configmaps")
+	pods          = resource("", "pods")
+	events        = resource("", "events")
+	accounts      = resource("", "serviceaccounts")
+	namespaces    = resource("", "namespaces")
+	deployments   = resource("apps", "deployments")
+	jobs          = resource("batch", "jobs")
+	csrs          = resource("certificates.k8s.io", "certificatesigningrequests")
+	crds          = resource("apiextensions.k8s.io", "customresourcedefinitions")
+	widgets       = resource("conformance.tipstaff.dev", "widgets")
 	tokenAccount  = "token-account"
 	neverScheduls = map[string]any{"tipstaff.dev/conformance": "never"}
 )
 
-func resource(group, version, name string) schema.GroupVersionResource {
-	return schema.GroupVersionResource{Group: group, Version: version, Resource: name}
+func resource(group, name string) schema.GroupVersionResource {
+	return schema.GroupVersionResource{Group: group, Version: "v1", Resource: name}
 }
 
 // object begins a holder of the run's namespace.
@@ -112,10 +112,10 @@ var recipes = []func(*builder) *holder{
 	opaque, tlsSecret, dockerConfig, basicAuth, sshAuth, bootstrapToken, accountToken, helmRelease, appliedSecret,
 	configMapKeys, configMapContent, knownSecret, knownConfigMap, quotingConfigMap, setField,
 	event, workload(pods, "Pod"), workload(deployments, "Deployment"),
-	workload(resource("apps", "v1", "replicasets"), "ReplicaSet"), workload(resource("apps", "v1", "statefulsets"), "StatefulSet"),
-	workload(resource("apps", "v1", "daemonsets"), "DaemonSet"), workload(jobs, "Job"),
-	workload(resource("batch", "v1", "cronjobs"), "CronJob"), workload(resource("", "v1", "replicationcontrollers"), "ReplicationController"),
-	workload(resource("", "v1", "podtemplates"), "PodTemplate"), workload(resource("apps", "v1", "controllerrevisions"), "ControllerRevision"),
+	workload(resource("apps", "replicasets"), "ReplicaSet"), workload(resource("apps", "statefulsets"), "StatefulSet"),
+	workload(resource("apps", "daemonsets"), "DaemonSet"), workload(jobs, "Job"),
+	workload(resource("batch", "cronjobs"), "CronJob"), workload(resource("", "replicationcontrollers"), "ReplicationController"),
+	workload(resource("", "podtemplates"), "PodTemplate"), workload(resource("apps", "controllerrevisions"), "ControllerRevision"),
 	signedCertificate,
 }
 
@@ -280,7 +280,7 @@ func setField(b *builder) *holder {
 
 func event(b *builder) *holder {
 	h := b.object(events, "Event", "event")
-	h.views = []schema.GroupVersionResource{resource("events.k8s.io", "v1", "events")}
+	h.views = []schema.GroupVersionResource{resource("events.k8s.io", "events")}
 	h.first = "known-" + b.suffix
 	h.object["involvedObject"] = map[string]any{"apiVersion": "v1", "kind": "ConfigMap", "name": "keys-" + b.suffix, "namespace": b.namespace}
 	h.object["reason"], h.object["type"] = "LoginFailed", "Warning"

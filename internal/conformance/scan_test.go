@@ -29,7 +29,7 @@ var wraps = []struct {
 	{"base64 of base64, both off their groups", func(v string) string { return b64("p" + b64("pw"+v)) }, "base64 of base64"},
 	{"hex", func(v string) string { return hex.EncodeToString([]byte(v)) }, "hex"},
 	{"upper-case hex", func(v string) string { return strings.ToUpper(hex.EncodeToString([]byte(v))) }, "hex"},
-	{"bytes as Go prints them", func(v string) string { return fmt.Sprint([]byte(v)) }, "byte numbers"},
+	{"bytes as Go prints them", func(v string) string { return fmt.Sprintf("%v", []byte(v)) }, "byte numbers"},
 	{"bytes as Go's syntax", func(v string) string { return fmt.Sprintf("%#v", []byte(v)) }, "byte numbers"},
 	{"in a JSON string", quoted, "plain in escapes"},
 	{"in a JSON string in a JSON string", func(v string) string { return quoted(quoted(v)) }, "plain in escapes in escapes"},
