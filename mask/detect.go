@@ -379,10 +379,11 @@ func (s *Scoped) freeText(text []byte, where place, left *budget, scratch *[]spa
 
 // secrets gives where the secrets of a text stand, in any order.
 func (s *Scoped) secrets(text []byte, where place, left *budget, spans []span) []span {
-	spans = s.detect.find(text, where, s.rules.disabled, left, spans)
 	if where == inProse && (bytes.IndexByte(text, 0) >= 0 || !utf8.Valid(text)) {
-		return s.known.find(text, spans) // no text: an archive, say, where anything looks like anything
+		// No text: an archive, say, where anything looks like anything.
+		return s.known.find(text, s.detect.find(text, inField, s.rules.disabled, left, spans))
 	}
+	spans = s.detect.find(text, where, s.rules.disabled, left, spans)
 	spans = userinfo(text, spans)
 	if where != inField {
 		spans = s.rules.assignments(text, where, spans)

@@ -68,7 +68,7 @@ var interactive = map[string]bool{"exec": true, "attach": true, "portforward": t
 func (u *upgrade) protocols(h http.Header) []string {
 	known := []string{channelV5, channelPrefix}
 	if !u.commands {
-		known = []string{tunnelForwarding}
+		known = []string{tunnelForwarding, channelPrefix}
 	}
 	var kept []string
 	for _, v := range h.Values("Sec-WebSocket-Protocol") {
@@ -84,6 +84,7 @@ func (u *upgrade) protocols(h http.Header) []string {
 // prepare makes the API server answer in what can be read.
 func (u *upgrade) prepare(h http.Header) {
 	if !u.websocket {
+		h.Del("Sec-WebSocket-Protocol") // a token may stand there
 		return
 	}
 	kept := u.protocols(h)
@@ -101,8 +102,8 @@ func (u *upgrade) switched(resp *http.Response, scoped *mask.Scoped) error {
 	to := resp.Header.Get("Upgrade")
 	switch {
 	case u.websocket && strings.EqualFold(to, upgradeWebSocket):
-		chosen := resp.Header.Get("Sec-WebSocket-Protocol")
-		if !slices.Contains(u.protocols(http.Header{"Sec-Websocket-Protocol": {chosen}}), chosen) || resp.Header.Get("Sec-WebSocket-Extensions") != "" {
+		chosen := strings.Join(resp.Header.Values("Sec-WebSocket-Protocol"), ", ")
+		if strings.Contains(chosen, ",") || !slices.Contains(u.protocols(http.Header{"Sec-Websocket-Protocol": {chosen}}), chosen) || resp.Header.Get("Sec-WebSocket-Extensions") != "" {
 			_ = conn.Close() // nothing of it is wanted
 			return fmt.Errorf("the API server chose a WebSocket protocol that was not asked for: %q", chosen)
 		}

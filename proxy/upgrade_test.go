@@ -88,6 +88,7 @@ func kubelet(t *testing.T, run shell) http.HandlerFunc {
 		_, _ = all["stdout"].Close(), all["stderr"].Close()
 		status(all["error"], code)
 		_ = all["error"].Close()
+		<-conn.CloseChan() // the client has read all and goes
 	}
 }
 
@@ -146,7 +147,7 @@ func TestI7_CommandsAreMasked(t *testing.T) {
 
 func TestCommandsPassUnchangedOtherwise(t *testing.T) {
 	t.Parallel()
-	big := make([]byte, 3<<20)
+	big := make([]byte, 1<<20)
 	if _, err := rand.Read(big); err != nil {
 		t.Fatal(err)
 	}
