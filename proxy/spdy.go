@@ -70,8 +70,12 @@ func (s *spdyTunnel) last(why []byte) error {
 	return s.frame(&spdy.DataFrame{StreamId: id, Flags: spdy.DataFlagFin, Data: why})
 }
 
-// Write takes what the client sent.
-func (s *spdyTunnel) Write(b []byte) (int, error) { return s.client.Write(b) }
+// Write takes what the client sent. When its frames are read no more it is
+// dropped: what goes the other way must still arrive.
+func (s *spdyTunnel) Write(b []byte) (int, error) {
+	_, _ = s.client.Write(b) // fails once the session has ended
+	return len(b), nil
+}
 
 // Close ends both directions.
 func (s *spdyTunnel) Close() error {
@@ -114,8 +118,15 @@ func (s *spdyTunnel) fromClient(r io.Reader) (err error) {
 		if syn, ok := frame.(*spdy.SynStreamFrame); ok {
 			s.streams.Lock()
 			n := len(s.carries)
-			s.carries[syn.StreamId] = syn.Headers.Get(corev1.StreamType)
+			_, twice := s.carries[syn.StreamId]
+			if !twice {
+				s.carries[syn.StreamId] = syn.Headers.Get(corev1.StreamType)
+			}
 			s.streams.Unlock()
+			if twice {
+				// The API server refuses the second and goes on with the first.
+				return errors.New("the client opened a stream twice")
+			}
 			if n >= maxStreams {
 				return errors.New("the client opened too many streams")
 			}
@@ -127,7 +138,7 @@ func (s *spdyTunnel) fromClient(r io.Reader) (err error) {
 }
 
 func (s *spdyTunnel) fromServer() error {
-	br := bufio.NewReaderSize(s.ReadWriteCloser, bufferBytes)
+	br := bufio.NewReaderSize(&untilCut{s.ctx, s.ReadWriteCloser}, bufferBytes)
 	in, err := spdy.NewFramerWithOptions(nil, br, spdyLimits...)
 	if err != nil {
 		return err
@@ -144,7 +155,7 @@ func (s *spdyTunnel) fromServer() error {
 		if !ok {
 			if end := ended(frame); end != 0 {
 				var o *output
-				if o, err = s.output(end); err == nil && o != nil {
+				if o, err = s.output(end); err == nil {
 					err = o.drain()
 				}
 			} else if _, away := frame.(*spdy.GoAwayFrame); away {
@@ -187,9 +198,6 @@ func (s *spdyTunnel) data(frame *spdy.DataFrame) error {
 	if err != nil {
 		return err
 	}
-	if o == nil {
-		return s.frame(frame)
-	}
 	if err := o.write(frame.Data); err != nil {
 		return err
 	}
@@ -202,15 +210,11 @@ func (s *spdyTunnel) data(frame *spdy.DataFrame) error {
 	return s.frame(&spdy.DataFrame{StreamId: frame.StreamId, Flags: frame.Flags})
 }
 
-// output gives the output that a stream of the API server's bytes is, nil where
-// it carries no output of a command. What nobody opened is masked too.
+// output gives the output that a stream of the API server's bytes is. All of them
+// are masked, whatever the client said that they carry.
 func (s *spdyTunnel) output(id spdy.StreamId) (*output, error) {
 	s.streams.Lock()
 	defer s.streams.Unlock()
-	switch s.carries[id] {
-	case corev1.StreamTypeStdin, corev1.StreamTypeResize:
-		return nil, nil
-	}
 	o := s.outputs[id]
 	if o == nil {
 		if len(s.outputs) >= maxStreams {

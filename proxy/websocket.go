@@ -32,7 +32,7 @@ func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *ma
 		w.outputs[ch] = newOutput(&w.mu, scoped, func(data []byte) error { return w.message(ch, data) })
 	}
 	w.run(func() error {
-		err := w.pump(bufio.NewReaderSize(conn, bufferBytes))
+		err := w.pump(bufio.NewReaderSize(&untilCut{ctx, conn}, bufferBytes))
 		return errors.Join(w.end(), err)
 	}, w.last)
 	return w
