@@ -156,6 +156,7 @@ func TestWhatCannotBeParsedIsNotPassedOn(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ name, in string }{
 		{"an object cut short", `{"kind":"Secret","data":{"k":"` + planted64 + `"`},
+		{"a number with a quote", `{"":5"}`},
 		{"an unquoted value", `{"kind":"Widget","x":` + planted + `}`},
 		{"a bracket of the wrong kind", `{"kind":"Secret","data":{"k":"` + planted64 + `"]}`},
 		{"a list item cut short", `{"kind":"SecretList","items":[{"data":{"k":"` + planted64 + `"}`},
@@ -445,6 +446,9 @@ func FuzzJSON(f *testing.F) {
 			}
 			return
 		}
+		if errors.Is(err, errKind) || errors.Is(err, errSyntax) && text(o["kind"]) == "Status" || errors.Is(err, errDepth) {
+			return // it says too late what it is, or nests too deep
+		}
 		if err != nil {
 			t.Fatalf("valid JSON was refused: %v", err)
 		}
@@ -453,8 +457,12 @@ func FuzzJSON(f *testing.F) {
 		}
 		if text(o["kind"]) == "Secret" && o["items"] == nil && o["rows"] == nil {
 			reference{s}.object(o, kindOf(resource, ""), 0)
-			if want := parse(t, mustEncode(t, o)); !reflect.DeepEqual(parse(t, out.String()), want) {
-				t.Fatalf("got %s\nwant %v", out.String(), want)
+			// Elsewhere the walker looks at names and content too.
+			got, want := parse(t, out.String()), parse(t, mustEncode(t, o))
+			for _, field := range []string{"data", "stringData"} {
+				if !reflect.DeepEqual(leafKinds(at(got, field)), leafKinds(at(want, field))) {
+					t.Fatalf("%s: got %s\nwant %v", field, out.String(), want)
+				}
 			}
 		}
 	})
@@ -467,4 +475,25 @@ func mustEncode(t testing.TB, v any) string {
 		t.Fatal(err)
 	}
 	return string(b)
+}
+
+// leafKinds puts "mark" in the place of every mark: a weak value's mark is bound
+// to its Secret, which the reference knows nothing of.
+func leafKinds(v any) any {
+	switch v := v.(type) {
+	case string:
+		if HasMark(v) {
+			return "mark"
+		}
+		return v
+	case []any:
+		for i := range v {
+			v[i] = leafKinds(v[i])
+		}
+	case map[string]any:
+		for k := range v {
+			v[k] = leafKinds(v[k])
+		}
+	}
+	return v
 }

@@ -192,6 +192,8 @@ func (s *scanner) end(pos int) (int, error) {
 				return 0, errSyntax
 			}
 			return i, nil
+		case '"', '{', '[', ':':
+			return 0, errSyntax // no part of a number or a word
 		}
 	}
 }

@@ -150,7 +150,7 @@ func (w *walker) end(pos int) int {
 	e := pos
 	for {
 		switch w.buf[e] {
-		case ',', '}', ']', ' ', '\t', '\r', '\n':
+		case ',', '}', ']', ' ', '\t', '\r', '\n', '"', '{', '[', ':': // the last four are found to be out of place next
 			w.seek(e)
 			return e
 		}
