@@ -22,7 +22,9 @@ const (
 	headerFormat  = "Tipstaff-Format"
 	headerEvents  = "Tipstaff-Events"
 	headerReason  = "Tipstaff-Reason"
-	formatV1      = "events/v1+zstd"
+	// headerSource is the source of a batch's events: empty is the API server.
+	headerSource = "Tipstaff-Source"
+	formatV1     = "events/v1+zstd"
 )
 
 const (

@@ -37,6 +37,7 @@ type Ingest struct {
 
 type metrics struct {
 	batches, events, outcomes *prometheus.CounterVec
+	sessions                  *prometheus.CounterVec
 	rows, failures            prometheus.Counter
 }
 
@@ -55,6 +56,7 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 			batches:  prometheus.NewCounterVec(counter("batches_total", "Batches received, by outcome."), []string{"cluster", "outcome"}),
 			events:   prometheus.NewCounterVec(counter("events_total", "Events received, by outcome."), []string{"cluster", "outcome"}),
 			outcomes: prometheus.NewCounterVec(counter("outcomes_total", "Ends of approved requests, passed to their approvals or dropped."), []string{"result"}),
+			sessions: prometheus.NewCounterVec(counter("session_pieces_total", "Pieces of recorded sessions received, by outcome."), []string{"cluster", "outcome"}),
 			rows:     prometheus.NewCounter(counter("rows_total", "Rows inserted into ClickHouse, redelivered ones counted again.")),
 			failures: prometheus.NewCounter(counter("insert_failures_total", "Inserts into ClickHouse that failed.")),
 		},
@@ -70,6 +72,9 @@ func (m *metrics) fromZero(clusters []string) {
 		for _, outcome := range []string{"stored", "unavailable", "malformed", "too_large"} {
 			m.batches.WithLabelValues(cluster, outcome)
 		}
+		for _, outcome := range []string{"stored", "unavailable", "malformed"} {
+			m.sessions.WithLabelValues(cluster, outcome)
+		}
 		m.events.WithLabelValues(cluster, "stored")
 		m.events.WithLabelValues(cluster, "quarantined")
 	}
@@ -79,7 +84,7 @@ func (m *metrics) fromZero(clusters []string) {
 
 // Collectors are the role's metrics.
 func (in *Ingest) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{in.metrics.batches, in.metrics.events, in.metrics.outcomes, in.metrics.rows, in.metrics.failures}
+	return []prometheus.Collector{in.metrics.batches, in.metrics.events, in.metrics.outcomes, in.metrics.sessions, in.metrics.rows, in.metrics.failures}
 }
 
 // Ready is nil when batches can be stored. It says nothing of ClickHouse: while

@@ -200,7 +200,7 @@ func TestI6_RedeliveredIsThereOnce(t *testing.T) {
 	}
 	for i := range 3 {
 		p.id = fmt.Sprint("copy-", i)
-		if err := in.store(t.Context(), "demo", p); err != nil {
+		if err := in.store(t.Context(), "demo", "", p); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -44,6 +44,9 @@ func TestWhatIsAlertedOnIsThereAtZero(t *testing.T) {
 		"tipstaff_ingest_outcomes_total dropped 0",
 		"tipstaff_ingest_outcomes_total passed 0",
 		"tipstaff_ingest_rows_total 0",
+		"tipstaff_ingest_session_pieces_total demo malformed 0",
+		"tipstaff_ingest_session_pieces_total demo stored 0",
+		"tipstaff_ingest_session_pieces_total demo unavailable 0",
 	}
 	if !slices.Equal(got, want) {
 		t.Errorf("there are %q", got)

@@ -12,6 +12,8 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
+
+	"github.com/tipstaff-dev/tipstaff/schema"
 )
 
 const (
@@ -24,20 +26,27 @@ const (
 	publishTimeout = 10 * time.Second
 )
 
-// Handler answers POST /audit/<cluster>.
+// Handler answers POST /audit/<cluster>, where API servers send their events,
+// /audit/<cluster>/proxy, where proxies send theirs, and /sessions/<cluster>,
+// where proxies send pieces of recordings (see internal/recording).
 //
-//	200  every event is stored, or in quarantine
-//	400  the body is no audit.k8s.io/v1 EventList: it would not be, sent again
+//	200  every event is stored, or in quarantine; the piece is stored
+//	400  the body is no audit.k8s.io/v1 EventList, or no piece: it would not be, sent again
 //	404  the cluster isn't configured
 //	413  the body is too large
 //	503  nothing can be stored now: to be sent again
 func (in *Ingest) Handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /audit/{cluster}", in.receive)
+	mux.HandleFunc("POST /audit/{cluster}", func(w http.ResponseWriter, r *http.Request) { in.receive(w, r, in.fromAPIServer) })
+	mux.HandleFunc("POST /audit/{cluster}/proxy", func(w http.ResponseWriter, r *http.Request) { in.receive(w, r, in.fromProxy) })
+	mux.HandleFunc("POST /sessions/{cluster}", func(w http.ResponseWriter, r *http.Request) { in.receive(w, r, in.piece) })
 	return mux
 }
 
-func (in *Ingest) receive(w http.ResponseWriter, r *http.Request) {
+// refused is a body that would not be taken, sent again.
+type refused struct{ error }
+
+func (in *Ingest) receive(w http.ResponseWriter, r *http.Request, take func(ctx context.Context, cluster string, body []byte) error) {
 	ctx, cluster := r.Context(), r.PathValue("cluster")
 	if !slices.Contains(in.cfg.Clusters, cluster) {
 		http.Error(w, "this cluster is not configured", http.StatusNotFound)
@@ -60,19 +69,37 @@ func (in *Ingest) receive(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "the body can't be read or is too large", code)
 		return
 	}
+	switch err := take(ctx, cluster, body); {
+	case err == nil:
+		w.WriteHeader(http.StatusOK)
+	case errors.As(err, new(refused)):
+		http.Error(w, err.Error(), http.StatusBadRequest)
+	default:
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "this can't be stored now", http.StatusServiceUnavailable)
+	}
+}
+
+func (in *Ingest) fromAPIServer(ctx context.Context, cluster string, body []byte) error {
+	return in.events(ctx, cluster, "", body)
+}
+
+func (in *Ingest) fromProxy(ctx context.Context, cluster string, body []byte) error {
+	return in.events(ctx, cluster, schema.SourceProxy, body)
+}
+
+// events takes a batch of events.
+func (in *Ingest) events(ctx context.Context, cluster, source string, body []byte) error {
 	batch, err := prepare(in.masker, in.agents, cluster, body, in.now())
 	if err != nil {
 		in.metrics.batches.WithLabelValues(cluster, "malformed").Inc()
 		in.log.ErrorContext(ctx, "audit batch refused", "cluster", cluster, "reason", err)
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
+		return refused{err}
 	}
-	if err := in.store(ctx, cluster, batch); err != nil {
+	if err := in.store(ctx, cluster, source, batch); err != nil {
 		in.metrics.batches.WithLabelValues(cluster, "unavailable").Inc()
-		in.log.ErrorContext(ctx, "audit batch not stored, the API server will retry", "cluster", cluster, "error", err)
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, "audit events can't be stored now", http.StatusServiceUnavailable)
-		return
+		in.log.ErrorContext(ctx, "audit batch not stored, its sender will retry", "cluster", cluster, "error", err)
+		return err
 	}
 	in.metrics.batches.WithLabelValues(cluster, "stored").Inc()
 	in.metrics.events.WithLabelValues(cluster, "stored").Add(float64(batch.events))
@@ -80,13 +107,15 @@ func (in *Ingest) receive(w http.ResponseWriter, r *http.Request) {
 		in.metrics.events.WithLabelValues(cluster, "quarantined").Add(float64(n))
 		in.log.ErrorContext(ctx, "audit events quarantined", "cluster", cluster, "batch", batch.id, "events", n, "firstReason", batch.bad[0].Reason)
 	}
-	in.tell(batch.outcomes)
-	w.WriteHeader(http.StatusOK)
+	if source == "" { // nobody else knows how the API server answered
+		in.tell(batch.outcomes)
+	}
+	return nil
 }
 
 // store returns nil when all of the batch is on disk. Part of a batch that
 // failed may be there: its messages' ids make the retry harmless.
-func (in *Ingest) store(ctx context.Context, cluster string, b *prepared) error {
+func (in *Ingest) store(ctx context.Context, cluster, source string, b *prepared) error {
 	s := in.stream.Load()
 	if s == nil {
 		return errNotReady
@@ -100,7 +129,8 @@ func (in *Ingest) store(ctx context.Context, cluster string, b *prepared) error 
 		msg.Header.Set(headerCluster, cluster)
 		msg.Header.Set(headerFormat, formatV1)
 		msg.Header.Set(headerEvents, strconv.Itoa(c.events))
-		if err := s.publish(ctx, msg, fmt.Sprintf("%s-%d", b.id, i)); err != nil {
+		msg.Header.Set(headerSource, source)
+		if err := s.publish(ctx, msg, fmt.Sprintf("%s%s-%d", source, b.id, i)); err != nil {
 			return err
 		}
 	}
@@ -113,7 +143,7 @@ func (in *Ingest) store(ctx context.Context, cluster string, b *prepared) error 
 		msg.Data = data
 		msg.Header.Set(headerCluster, cluster)
 		msg.Header.Set(headerReason, q.Reason)
-		if err := s.publish(ctx, msg, fmt.Sprintf("%s-q%d", b.id, q.Index)); err != nil {
+		if err := s.publish(ctx, msg, fmt.Sprintf("%s%s-q%d", source, b.id, q.Index)); err != nil {
 			return err
 		}
 	}

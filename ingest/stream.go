@@ -19,6 +19,7 @@ const (
 	streamName        = "TIPSTAFF_AUDIT"
 	quarantineName    = "TIPSTAFF_QUARANTINE"
 	subjectPrefix     = "tipstaff.audit."
+	sessionSubject    = "tipstaff.session."
 	quarantineSubject = "tipstaff.quarantine."
 	consumerName      = "clickhouse-writer"
 
@@ -122,8 +123,8 @@ func (s *stream) ensure(ctx context.Context, cfg JetStream) error {
 	defer cancel()
 	replicas := max(cfg.Replicas, 1)
 	_, err := s.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: streamName, Description: "audit events on their way to ClickHouse",
-		Subjects: []string{subjectPrefix + "*"}, Storage: jetstream.FileStorage, Replicas: replicas,
+		Name: streamName, Description: "audit events and recordings on their way to ClickHouse",
+		Subjects: []string{subjectPrefix + "*", sessionSubject + "*"}, Storage: jetstream.FileStorage, Replicas: replicas,
 		// What is written is gone; full, it refuses what is new.
 		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
 		MaxBytes: cfg.maxBytes(), Duplicates: dedupeWindow,

@@ -40,9 +40,24 @@ type writer struct {
 
 // delivery is a message with its rows.
 type delivery struct {
-	msg  jetstream.Msg
-	rows []schema.Event
+	msg jetstream.Msg
+	rows
 }
+
+// rows are what is inserted at once.
+type rows struct {
+	events   []schema.Event
+	sessions []schema.Session
+	frames   []schema.SessionFrame
+}
+
+func (r *rows) add(other rows) {
+	r.events = append(r.events, other.events...)
+	r.sessions = append(r.sessions, other.sessions...)
+	r.frames = append(r.frames, other.frames...)
+}
+
+func (r *rows) count() int { return len(r.events) + len(r.sessions) + len(r.frames) }
 
 func (w *writer) run(ctx context.Context) error {
 	defer func() {
@@ -121,7 +136,7 @@ func (w *writer) drain(ctx context.Context) error {
 // fetch waits for a message and takes what is there beside it.
 func (w *writer) fetch(ctx context.Context, c jetstream.Consumer) ([]delivery, error) {
 	var batch []delivery
-	rows := 0
+	count := 0
 	take := func(got jetstream.MessageBatch, err error) error {
 		if err != nil {
 			return fmt.Errorf("fetch from JetStream: %w", err)
@@ -131,7 +146,7 @@ func (w *writer) fetch(ctx context.Context, c jetstream.Consumer) ([]delivery, e
 			if !ok {
 				continue
 			}
-			rows += len(d.rows)
+			count += d.count()
 			batch = append(batch, d)
 		}
 		if err := got.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) && ctx.Err() == nil {
@@ -142,7 +157,7 @@ func (w *writer) fetch(ctx context.Context, c jetstream.Consumer) ([]delivery, e
 	wait, cancel := context.WithTimeout(ctx, fetchWait)
 	defer cancel()
 	err := take(c.Fetch(1, jetstream.FetchContext(wait)))
-	for err == nil && len(batch) > 0 && len(batch) < maxInFlight && rows < maxRows {
+	for err == nil && len(batch) > 0 && len(batch) < maxInFlight && count < maxRows {
 		before := len(batch)
 		// One at a time bounds the rows in memory; eight cost one more round trip.
 		err = take(c.FetchNoWait(min(8, maxInFlight-len(batch))))
@@ -160,19 +175,37 @@ func (w *writer) fetch(ctx context.Context, c jetstream.Consumer) ([]delivery, e
 // quarantine.
 func (w *writer) read(ctx context.Context, msg jetstream.Msg) (delivery, bool) {
 	cluster := msg.Headers().Get(headerCluster)
-	events, err := unpack(msg.Headers().Get(headerFormat), msg.Data())
-	if err == nil && msg.Subject() != subjectPrefix+cluster {
-		err = errors.New("its subject is another cluster's")
-	}
+	r, err := w.unpack(cluster, msg)
 	if err != nil {
 		w.quarantine(ctx, msg, err)
 		return delivery{}, false
 	}
-	d := delivery{msg: msg, rows: make([]schema.Event, len(events))}
-	for i, ev := range events {
-		d.rows[i] = row(w.agents, cluster, ev)
+	return delivery{msg, r}, true
+}
+
+func (w *writer) unpack(cluster string, msg jetstream.Msg) (rows, error) {
+	subject := subjectPrefix
+	format := msg.Headers().Get(headerFormat)
+	if format == formatSession {
+		subject = sessionSubject
 	}
-	return d, true
+	if msg.Subject() != subject+cluster {
+		return rows{}, errors.New("its subject is another cluster's")
+	}
+	if format == formatSession {
+		sessions, frames, err := readPiece(cluster, msg.Data())
+		return rows{sessions: sessions, frames: frames}, err
+	}
+	events, err := unpack(format, msg.Data())
+	if err != nil {
+		return rows{}, err
+	}
+	r := rows{events: make([]schema.Event, len(events))}
+	for i, ev := range events {
+		r.events[i] = row(w.agents, cluster, ev)
+		r.events[i].Source = msg.Headers().Get(headerSource)
+	}
+	return r, nil
 }
 
 // write inserts the batch and acknowledges it. When ClickHouse answers but
@@ -182,11 +215,11 @@ func (w *writer) write(ctx context.Context, batch []delivery) error {
 	if len(batch) == 0 {
 		return nil
 	}
-	var rows []schema.Event
+	var all rows
 	for _, d := range batch {
-		rows = append(rows, d.rows...)
+		all.add(d.rows)
 	}
-	err := w.insert(ctx, rows)
+	err := w.insert(ctx, all)
 	if err == nil {
 		for _, d := range batch {
 			w.ack(ctx, d.msg)
@@ -219,15 +252,19 @@ func (w *writer) write(ctx context.Context, batch []delivery) error {
 	return nil
 }
 
-func (w *writer) insert(ctx context.Context, rows []schema.Event) error {
+func (w *writer) insert(ctx context.Context, r rows) error {
 	// A stop lets the insert that is under way finish: less comes twice.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insertTimeout)
 	defer cancel()
-	if err := schema.Insert(ctx, w.conn, rows); err != nil {
+	err := schema.Insert(ctx, w.conn, r.events)
+	if err == nil {
+		err = schema.InsertSessions(ctx, w.conn, r.sessions, r.frames)
+	}
+	if err != nil {
 		w.metrics.failures.Inc()
 		return err
 	}
-	w.metrics.rows.Add(float64(len(rows)))
+	w.metrics.rows.Add(float64(r.count()))
 	return nil
 }
 
@@ -267,7 +304,7 @@ func (w *writer) quarantine(ctx context.Context, msg jetstream.Msg, why error) {
 	w.log.ErrorContext(ctx, "stored batch quarantined", "subject", msg.Subject(), "reason", why)
 	moved := nats.NewMsg(quarantineSubject + "stored")
 	moved.Data = msg.Data()
-	for _, name := range []string{headerCluster, headerFormat, headerEvents} {
+	for _, name := range []string{headerCluster, headerFormat, headerEvents, headerSource} {
 		moved.Header.Set(name, msg.Headers().Get(name))
 	}
 	moved.Header.Set(headerReason, firstLine(why.Error()))

@@ -60,7 +60,14 @@ type Event struct {
 	RequestObject  string            `json:"requestObject,omitempty" ch:"request_object"`
 	ResponseObject string            `json:"responseObject,omitempty" ch:"response_object"`
 	Annotations    map[string]string `json:"annotations,omitempty" ch:"annotations"`
+
+	// Source is who says that the request was made: empty is the API server,
+	// else SourceProxy.
+	Source string `json:"source,omitempty" ch:"source"`
 }
+
+// SourceProxy is the source of events that Tipstaff's proxy wrote itself.
+const SourceProxy = "proxy"
 
 // Run is one run of one agent on one cluster, as its events tell it.
 type Run struct {

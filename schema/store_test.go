@@ -3,10 +3,14 @@ package schema
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"reflect"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/recording"
 )
 
 var t0 = time.Date(2026, 11, 23, 1, 0, 0, 123456000, time.UTC)
@@ -41,22 +45,21 @@ func TestMigrate(t *testing.T) {
 	if err := Check(ctx, conn); err != nil {
 		t.Errorf("after Migrate: %v", err)
 	}
+	steps, err := migrations(migrationFiles)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var applied uint64
-	if err := conn.QueryRow(ctx, `SELECT count() FROM tipstaff.schema_migrations`).Scan(&applied); err != nil || applied != 1 {
-		t.Errorf("%d migrations are noted, %v; want 1", applied, err)
+	if err := conn.QueryRow(ctx, `SELECT count() FROM tipstaff.schema_migrations`).Scan(&applied); err != nil || applied != uint64(len(steps)) {
+		t.Errorf("%d migrations are noted, %v; want %d", applied, err, len(steps))
 	}
 
-	// A step that was cut off before it was noted is run again whole.
+	// Steps that were cut off before they were noted are run again whole.
 	if err := conn.Exec(ctx, `TRUNCATE TABLE tipstaff.schema_migrations`); err != nil {
 		t.Fatal(err)
 	}
 	if err := Migrate(ctx, conn); err != nil {
-		t.Errorf("the same step again: %v", err)
-	}
-
-	steps, err := migrations(migrationFiles)
-	if err != nil {
-		t.Fatal(err)
+		t.Errorf("the same steps again: %v", err)
 	}
 	next := migration{version: uint32(len(steps)) + 1, name: "later", statements: []string{`ALTER TABLE tipstaff.audit_events ADD COLUMN IF NOT EXISTS later String`}}
 	if err := migrate(ctx, conn, append(steps, next)); err != nil {
@@ -149,6 +152,94 @@ func TestI6_AnEventWrittenTwiceIsThereOnceAndWhole(t *testing.T) {
 	}
 	if runs, err := Runs(ctx, conn, 1); err != nil || len(runs) != 1 {
 		t.Errorf("with limit 1: %d runs, %v", len(runs), err)
+	}
+}
+
+// A proxied request of which both the API server and the proxy tell is one, and
+// the API server tells more.
+func TestARequestThatTwoTellOfIsOne(t *testing.T) {
+	t.Parallel()
+	_, conn := engine(t)
+	ctx := t.Context()
+	if err := Migrate(ctx, conn); err != nil {
+		t.Fatal(err)
+	}
+	created := func(e *Event) { e.Verb = "create" }
+	byProxy := func(e *Event) {
+		e.Verb, e.Proxied, e.Source = "create", true, SourceProxy
+		e.Received = e.Received.Add(-time.Millisecond)
+	}
+	if err := Insert(ctx, conn, []Event{
+		sample("both", created, func(e *Event) { e.Proxied, e.Verdict = true, "allowed" }), sample("both", byProxy),
+		sample("only-the-proxy", byProxy),
+		sample("only-the-proxy", byProxy, func(e *Event) { e.Stage = "ResponseStarted" }),
+		// What a client chose on the direct path joins with nothing.
+		sample("both", created, func(e *Event) { e.Received = e.Received.Add(time.Second) }),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	timeline, err := Timeline(ctx, conn, "run-1", "")
+	for _, ev := range timeline {
+		got = append(got, fmt.Sprintf("%s %q %t %s", ev.AuditID, ev.Source, ev.Proxied, ev.Stage))
+	}
+	want := []string{`only-the-proxy "proxy" true ResponseComplete`, `both "" true ResponseComplete`, `both "" false ResponseComplete`}
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("the timeline is %q, %v", got, err)
+	}
+	runs, err := Runs(ctx, conn, 10)
+	if err != nil || len(runs) != 1 || runs[0].Requests != 3 {
+		t.Errorf("the runs are %+v, %v", runs, err)
+	}
+	n := 0
+	if err := Changes(ctx, conn, t0.Add(-time.Hour), t0.Add(time.Hour), "", func(time.Time) {}, func(*Event) error { n++; return nil }); err != nil || n != 3 {
+		t.Errorf("%d changes, %v", n, err)
+	}
+}
+
+func TestSessionsAreThereOnceAndInOrder(t *testing.T) {
+	t.Parallel()
+	_, conn := engine(t)
+	ctx := t.Context()
+	if err := Migrate(ctx, conn); err != nil {
+		t.Fatal(err)
+	}
+	begun := &recording.Session{
+		ID: "s-1", Started: t0, Verb: "exec", Namespace: "shop", Pod: "web-0", Command: []string{"sh", "-c", "it's"}, TTY: true,
+		Agent: v1alpha1.Agent{User: "agent:platform:bot", Issuer: "platform", Run: "run-1", Owner: "ann"},
+	}
+	status := `{"status":"Failure","details":{"causes":[{"reason":"ExitCode","message":"3"}]}}`
+	piece := &recording.Piece{Session: *begun, Frames: []recording.Frame{
+		{Seq: 1, At: time.Millisecond, Stream: recording.Input, Data: []byte("ls\n")},
+		{Seq: 2, At: time.Second, Stream: recording.Output, Data: []byte("a\xffb\x00")},
+		{Seq: 3, At: 2 * time.Second, Stream: recording.Status, Data: []byte(status)},
+		{Seq: 4, At: 2 * time.Second, Stream: recording.End},
+	}}
+	other := *begun
+	other.ID, other.Agent.Run = "s-2", "run-2"
+	for range 2 {
+		if err := InsertSessions(ctx, conn, []Session{SessionOf("demo", begun), SessionOf("demo", &other)}, FramesOf("demo", piece)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := Sessions(ctx, conn, "run-1", "", "")
+	if err != nil || len(got) != 1 {
+		t.Fatalf("%d sessions, %v", len(got), err)
+	}
+	want := SessionOf("demo", begun)
+	want.Input, want.Output, want.Last, want.Status, want.Ended = 3, 4, 2_000_000, status, true
+	if !reflect.DeepEqual(got[0], want) || got[0].ending() != "exit 3" {
+		t.Errorf("got  %+v\nwant %+v", got[0], want)
+	}
+	if !reflect.DeepEqual(got[0].Recording(), begun) {
+		t.Errorf("the recording is %+v", got[0].Recording())
+	}
+	if got, err := Sessions(ctx, conn, "", "", "s-2"); err != nil || len(got) != 1 || got[0].Run != "run-2" || got[0].Ended || got[0].ending() != "no" {
+		t.Errorf("by its id: %+v, %v", got, err)
+	}
+	frames, err := Frames(ctx, conn, "demo", "s-1")
+	if err != nil || !reflect.DeepEqual(frames[1], piece.Frames[1]) || len(frames) != 4 {
+		t.Errorf("frames %+v, %v", frames, err)
 	}
 }
 

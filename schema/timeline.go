@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"net/http"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -90,6 +91,9 @@ func (l *line) outcome() string {
 	if l.Approval != "" {
 		facts = append(facts, "approval "+l.Approval)
 	}
+	if l.Proxied && l.Code == http.StatusSwitchingProtocols && (l.Subresource == "exec" || l.Subresource == "attach") {
+		facts = append(facts, "session "+sessionOf(l.AuditID))
+	}
 	if l.DryRun {
 		facts = append(facts, "dry run")
 	}
@@ -101,6 +105,13 @@ func (l *line) outcome() string {
 		text = strings.TrimSpace(text + " (" + strings.Join(facts, ", ") + ")")
 	}
 	return text
+}
+
+// sessionOf gives the session that a proxied request began: the audit id of its
+// first try, a UUID, to which later ones add their number.
+func sessionOf(auditID string) string {
+	const length = len("00000000-0000-0000-0000-000000000000")
+	return auditID[:min(len(auditID), length)]
 }
 
 // target is what the request was about, as kubectl would say it.

@@ -1,6 +1,7 @@
 -- The requests that change something, of anyone, and the reads of single objects,
 -- which tell what an object was before it was changed; in the order they came,
--- each at the last stage that was reported. Of a held request only the last try.
+-- each at the last stage that was reported, and as the API server tells it where the
+-- proxy tells of it, too. Of a held request only the last try.
 -- Empty cluster means every one; with a run, other runs' requests
 -- are still here, for what they tell of objects.
 SELECT
@@ -15,6 +16,12 @@ WHERE received >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') AND received < 
     AND (verb IN ('create', 'update', 'patch', 'delete', 'deletecollection')
         OR api_group = '' AND subresource IN ('exec', 'attach', 'portforward', 'proxy')
         OR verb = 'get' AND code BETWEEN 200 AND 299 AND response_object != '' AND subresource IN ('', 'status', 'scale'))
+    AND (source = '' OR (cluster, audit_id) NOT IN (
+        SELECT cluster, audit_id
+        FROM tipstaff.audit_events
+        WHERE source = '' AND proxied
+            AND received >= fromUnixTimestamp64Micro({since:Int64}, 'UTC') - INTERVAL 1 HOUR
+            AND received < fromUnixTimestamp64Micro({until:Int64}, 'UTC') + INTERVAL 1 HOUR))
     AND (verdict != 'held' OR approval = '' OR (cluster, approval, received) IN (
         SELECT cluster, approval, max(received)
         FROM tipstaff.audit_events

@@ -1,5 +1,7 @@
 -- The runs of agents, the one that acted last first.
--- A request counts once, whatever stages of it were reported.
+-- A request counts once, whatever stages of it were reported, and by whom: the
+-- audit id of a proxied one is the proxy's, any other's may be the client's.
+WITH (audit_id, if(proxied, toDateTime64(0, 6, 'UTC'), received)) AS request
 SELECT
     cluster,
     issuer,
@@ -12,11 +14,11 @@ SELECT
     any(profile)                                           AS profile,
     min(received)                                          AS first,
     max(received)                                          AS last,
-    uniqExact(audit_id, received)                          AS requests,
-    uniqExactIf((audit_id, received), verb NOT IN ('get', 'list', 'watch')) AS changes,
+    uniqExact(request)                                     AS requests,
+    uniqExactIf(request, verb NOT IN ('get', 'list', 'watch')) AS changes,
     uniqExactIf(approval, verdict = 'held')                AS held,
     uniqExactIf(approval, verdict = 'approved')            AS approved,
-    uniqExactIf((audit_id, received), verdict = 'denied')  AS denied
+    uniqExactIf(request, verdict = 'denied')               AS denied
 FROM tipstaff.audit_events FINAL
 WHERE run_key != ''
 GROUP BY cluster, issuer, run, run_key
