@@ -5,13 +5,18 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/gobwas/ws"
 	"github.com/moby/spdystream/spdy"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/util/wait"
 
+	"github.com/tipstaff-dev/tipstaff/internal/recording"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -69,12 +74,92 @@ func FuzzWebSocket(f *testing.F) {
 		if bytewise {
 			src = iotest.OneByteReader(src)
 		}
-		tunnel := newWebSocketTunnel(t.Context(), oneWay{src, io.Discard}, s)
+		tunnel := newWebSocketTunnel(t.Context(), oneWay{src, io.Discard}, s, nil)
 		out, _ := io.ReadAll(tunnel)
 		for ch := range byte(4) {
 			if got := channelOf(t, out, ch); ch > 0 && strings.Contains(got, fuzzValue) {
 				t.Fatalf("it passed on channel %d: %q", ch, got)
 			}
+		}
+	})
+}
+
+// fuzzTape records to s.
+func fuzzTape(s *shelf) *tape {
+	return &tape{
+		to: s, tries: wait.Backoff{Steps: 1}, start: time.Now(), cut: func(*apierrors.StatusError) {},
+		session: recording.Session{ID: "s", Started: time.Now(), Verb: "exec", Agent: agent},
+	}
+}
+
+// FuzzWebSocketInput has whatever bytes come from the client: what of them reaches
+// a command's stdin is in the recording.
+func FuzzWebSocketInput(f *testing.F) {
+	s := fuzzScope(f)
+	frame := func(h ws.Header, data string) []byte {
+		h.Masked, h.Mask, h.Length = true, [4]byte{1, 2, 3, 4}, int64(len(data))
+		b := []byte(data)
+		ws.Cipher(b, h.Mask, 0)
+		var out bytes.Buffer
+		if err := ws.WriteHeader(&out, h); err != nil {
+			f.Fatal(err)
+		}
+		return append(out.Bytes(), b...)
+	}
+	whole := ws.Header{Fin: true, OpCode: ws.OpBinary}
+	f.Add(append(frame(whole, "\x00ls\n"), frame(whole, "\x04{\"Width\":1}")...), false)
+	f.Add(slices.Concat(frame(ws.Header{OpCode: ws.OpBinary}, ""), frame(ws.Header{Fin: true, OpCode: ws.OpPing}, "p"), frame(ws.Header{Fin: true, OpCode: ws.OpContinuation}, "\x00rm -rf /\n")), true)
+	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpText}, "\x00ls\n"), false)
+	f.Fuzz(func(t *testing.T, in []byte, bytewise bool) {
+		kept := newShelf()
+		var passed bytes.Buffer
+		ended := make(chan struct{})
+		r, w := io.Pipe()
+		tape := fuzzTape(kept)
+		tunnel := newWebSocketTunnel(t.Context(), oneWay{r, &passed}, s, tape)
+		go func() {
+			defer close(ended)
+			_, _ = io.Copy(io.Discard, tunnel)
+		}()
+		for at := 0; at < len(in); {
+			n := len(in) - at
+			if bytewise {
+				n = 1
+			}
+			_, _ = tunnel.Write(in[at : at+n])
+			at += n
+		}
+		_ = tunnel.client.Close()
+		_ = w.Close()
+		_ = tunnel.Close()
+		<-ended
+		tunnel.pumps.Wait()
+		recorded := kept.text(recording.Input)
+		if mask.HasMark(recorded) {
+			return
+		}
+		// What a server reads of it.
+		var typed, message []byte
+		for src := bytes.NewReader(passed.Bytes()); ; {
+			h, err := ws.ReadHeader(src)
+			if err != nil || h.Length > int64(src.Len()) {
+				break
+			}
+			data := make([]byte, h.Length)
+			_, _ = io.ReadFull(src, data) // there is as much
+			if h.OpCode.IsControl() {
+				continue
+			}
+			ws.Cipher(data, h.Mask, 0)
+			if message = append(message, data...); h.Fin {
+				if len(message) > 1 && message[0] == channelStdin {
+					typed = append(typed, message[1:]...)
+				}
+				message = nil
+			}
+		}
+		if !strings.HasPrefix(recorded, string(typed)) {
+			t.Fatalf("%q reached the command, %q is recorded", typed, recorded)
 		}
 	})
 }
@@ -102,7 +187,7 @@ func FuzzSPDY(f *testing.F) {
 	f.Add(frames(open(1, "stdin")), frames(&spdy.SynReplyFrame{StreamId: 1, Headers: http.Header{}}, &spdy.GoAwayFrame{}))
 	f.Add([]byte{}, []byte("\x00\x00\x00\x01\x00\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, client, server []byte) {
-		tunnel := newSPDYTunnel(t.Context(), oneWay{bytes.NewReader(server), io.Discard}, s)
+		tunnel := newSPDYTunnel(t.Context(), oneWay{bytes.NewReader(server), io.Discard}, s, fuzzTape(newShelf()))
 		if _, err := tunnel.Write(client); err != nil {
 			client = nil // the connection ended before all was read
 		}

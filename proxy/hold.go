@@ -9,6 +9,8 @@ import (
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/types"
+	"k8s.io/apiserver/pkg/audit"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
@@ -72,6 +74,7 @@ type holdTransport struct {
 	holds *holds
 	agent v1alpha1.Agent
 	most  time.Duration // how long it waits at most; zero is never
+	id    string        // the audit id of the first try
 	again func() error  // whether the token still stands for agent
 }
 
@@ -111,7 +114,7 @@ func (h *holdTransport) follow(ctx context.Context, req *http.Request, a *held) 
 		rounds = maxBlindRounds
 	}
 	same := 0 // how often it was sent again under the same approval
-	for range rounds {
+	for round := range rounds {
 		phase, err := h.await(ctx, a, same)
 		switch {
 		case req.Context().Err() != nil:
@@ -130,7 +133,7 @@ func (h *holdTransport) follow(ctx context.Context, req *http.Request, a *held) 
 			}
 			return a.instead(apierrors.NewUnauthorized(fmt.Sprintf("the change waited for approval %s, and its token is not taken any more: %s. Nothing has changed.", a.approval, err))), endToken, nil
 		}
-		resp, err := h.send(req)
+		resp, err := h.send(req, round+2)
 		if err != nil {
 			return nil, endFailed, err
 		}
@@ -184,9 +187,12 @@ func pause(ctx context.Context, d time.Duration) error {
 
 func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != http.NoBody }
 
-// send sends req once more.
-func (h *holdTransport) send(req *http.Request) (*http.Response, error) {
+// send sends req once more, as the given try.
+func (h *holdTransport) send(req *http.Request, try int) (*http.Response, error) {
 	again := req.Clone(req.Context())
+	id := fmt.Sprintf("%s-%d", h.id, try)
+	again.Header.Set(auditID, id)
+	audit.WithAuditID(req.Context(), types.UID(id)) // of the event of our own, if there is one
 	if hasBody(req) {
 		body, err := req.GetBody()
 		if err != nil {

@@ -362,6 +362,12 @@ func TestAHeldRequestIsSentAgainAsItWas(t *testing.T) {
 			t.Errorf("number %d: %s %s %s %v", i, r.Method, r.URL, b, r.Header)
 		}
 	}
+	first, second := rs[0].Header.Get("Audit-Id"), rs[1].Header.Get("Audit-Id")
+	if first == "" || second != first+"-2" {
+		t.Errorf("the audit ids are %q and %q", first, second)
+	}
+	rs[0].Header.Del("Audit-Id")
+	rs[1].Header.Del("Audit-Id")
 	if a, b := fmt.Sprint(rs[0].Header), fmt.Sprint(rs[1].Header); a != b || !strings.Contains(a, "agent:demo:bot") {
 		t.Errorf("sent with %s, then with %s", a, b)
 	}

@@ -17,6 +17,8 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/sets"
+	"k8s.io/apimachinery/pkg/util/uuid"
+	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
@@ -41,8 +43,15 @@ type Proxy struct {
 	running   running
 	holds     *holds
 	masker    *mask.Masker
-	resolver  request.RequestInfoResolver
-	log       *slog.Logger
+	sessions  Sessions // nil where nothing can be recorded
+	// unrecorded says that sessions pass without being recorded.
+	unrecorded bool
+	audit      *auditor // nil where the proxy writes no events of its own
+	metrics    *proxyMetrics
+	lastCall   time.Duration
+	storeTries wait.Backoff
+	resolver   request.RequestInfoResolver
+	log        *slog.Logger
 }
 
 // New gives a proxy to the API server that upstream reaches, with upstream's
@@ -67,7 +76,8 @@ func New(cfg Config, upstream *rest.Config, auth Authenticator, revoked Revoked,
 		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
 	}
 	p := &Proxy{
-		upstream: base, transport: rt, upgrades: upgrades, auth: auth, revoked: revoked, holds: newHolds(cfg.holdTimeout(), log), masker: masker, log: log,
+		upstream: base, transport: rt, upgrades: upgrades, auth: auth, revoked: revoked, holds: newHolds(cfg.holdTimeout(), log), masker: masker, log: log, unrecorded: cfg.Sessions.unrecorded(), metrics: newProxyMetrics(),
+		running: running{left: make(chan struct{}, 1)}, lastCall: lastCall, storeTries: storeTries,
 		resolver: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 	}
 	revoked.Subscribe(p.sweep)
@@ -121,6 +131,28 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		writeStatus(w, apierrors.NewBadRequest("the path names no Kubernetes request"))
 		return
 	}
+	// Every try of the request has an audit id of ours: what is kept here joins
+	// with what the API server keeps.
+	q := &asked{agent: agent, identity: identity, info: info, under: under, id: string(uuid.NewUUID())}
+	if p.audit == nil {
+		p.pass(w, r, q)
+		return
+	}
+	p.audited(w, r, q, func(w http.ResponseWriter, r *http.Request) { p.pass(w, r, q) })
+}
+
+// asked is a request of somebody who is known.
+type asked struct {
+	agent    v1alpha1.Agent
+	identity transport.ImpersonationConfig
+	info     *request.RequestInfo
+	under    *exchange
+	id       string // the audit id of its first try
+}
+
+// pass answers a request as the API server does, with what is masked.
+func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
+	ctx, agent, info := r.Context(), q.agent, q.info
 	if status := offered(info); status != nil {
 		writeStatus(w, status)
 		return
@@ -146,17 +178,17 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	scoped := p.masker.Scope(agent.Key())
-	asAgent := transport.NewImpersonatingRoundTripper(identity, p.transport)
+	asAgent := transport.NewImpersonatingRoundTripper(q.identity, p.transport)
 	send := asAgent
 	if up != nil {
-		send = transport.NewImpersonatingRoundTripper(identity, p.upgrades)
+		send = transport.NewImpersonatingRoundTripper(q.identity, p.upgrades)
 	}
 	query := r.URL.Query()
 	if status := p.selectors(info, query); status != nil {
 		writeStatus(w, status)
 		return
 	}
-	if status := checkBody(w, r, &change{info, query, scoped, func(ctx context.Context) ([]byte, *apierrors.StatusError) {
+	if status := checkBody(w, r, &change{info, query, scoped, p.audit != nil, func(ctx context.Context) ([]byte, *apierrors.StatusError) {
 		return p.get(ctx, asAgent, info.Path)
 	}}); status != nil {
 		writeStatus(w, status)
@@ -170,7 +202,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		// What waits for more is passed on after that; a watch's events at once.
 		FlushInterval: 5 * time.Millisecond,
 		Transport: &holdTransport{
-			next: send, holds: p.holds, agent: agent, most: wait,
+			next: send, holds: p.holds, agent: agent, most: wait, id: q.id,
 			again: func() error { return p.stillIs(r, agent) },
 		},
 		Rewrite: func(pr *httputil.ProxyRequest) {
@@ -181,6 +213,7 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 				up.prepare(pr.Out.Header)
 			}
 			pr.SetXForwarded()
+			pr.Out.Header.Set(auditID, q.id)
 			// Go would otherwise ask for gzip and leave us bytes to unpack.
 			pr.Out.Header.Set("Accept-Encoding", "identity")
 			if accept != "" {
@@ -188,6 +221,9 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 			}
 		},
 		ModifyResponse: func(resp *http.Response) error {
+			if up != nil && resp.StatusCode != http.StatusSwitchingProtocols {
+				up.refused = fmt.Sprintf("not begun: the API server answered %d", resp.StatusCode)
+			}
 			if plain {
 				resp.Body = &cutBody{untilCut{resp.Request.Context(), resp.Body}, resp.Body}
 				return nil
@@ -214,11 +250,31 @@ func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 		},
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
-	if up != nil {
-		w = hijackable{w, under}
+	if up == nil {
+		rp.ServeHTTP(w, r)
+		return
 	}
-	rp.ServeHTTP(w, r)
+	if up.commands {
+		if up.tape, status = p.begin(r, q, scoped); status != nil {
+			p.metrics.sessions.WithLabelValues("refused").Inc()
+			writeStatus(w, status)
+			return
+		}
+		defer func() {
+			if err := up.end(ctx); err != nil {
+				p.metrics.sessions.WithLabelValues("failed").Inc()
+				p.log.WarnContext(ctx, "a session isn't recorded to its end", "session", q.id, "error", err)
+				return
+			}
+			p.metrics.sessions.WithLabelValues("ended").Inc()
+		}()
+	}
+	rp.ServeHTTP(hijackable{w, q.under}, r)
 }
+
+// auditID is the header by which a request's audit id can be given (apiserver,
+// endpoints/filters/audit_init.go).
+const auditID = "Audit-Id"
 
 // copies lends the buffers that answers are copied through.
 type copies struct{}

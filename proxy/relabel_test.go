@@ -41,7 +41,7 @@ func TestI7_AStreamIsNotRelabelled(t *testing.T) {
 		return &spdy.SynStreamFrame{StreamId: 5, Headers: http.Header{"Streamtype": {what}}}
 	}
 	server, sends := io.Pipe()
-	tunnel := newSPDYTunnel(t.Context(), oneWay{server, io.Discard}, s)
+	tunnel := newSPDYTunnel(t.Context(), oneWay{server, io.Discard}, s, nil)
 	got := make(chan []byte)
 	go func() {
 		b, _ := io.ReadAll(tunnel) // cut off when the session is refused

@@ -14,6 +14,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/kubernetes/scheme"
 	"sigs.k8s.io/yaml"
@@ -37,6 +38,8 @@ type change struct {
 	info   *request.RequestInfo
 	query  url.Values
 	scoped *mask.Scoped
+	// audited says that the body is part of an event of the proxy's own.
+	audited bool
 	// current gets the object as it is now, nil where there is none.
 	current func(ctx context.Context) ([]byte, *apierrors.StatusError)
 }
@@ -63,6 +66,7 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 		if v, err = mask.Decode(body); err != nil {
 			return nil, "", apierrors.NewBadRequest("the body is no JSON, or it holds a name twice, or text that is no UTF-8")
 		}
+		c.audit(ctx, body)
 	case typeYAML, typeApply:
 		asJSON, err := yaml.YAMLToJSONStrict(body)
 		if err == nil {
@@ -71,7 +75,15 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 		if err != nil {
 			return nil, "", apierrors.NewBadRequest("the body is no YAML, or it holds a name twice")
 		}
+		c.audit(ctx, asJSON)
 	case typeProtobuf:
+		if c.audited {
+			if v, err := fromProtobuf(body); err == nil {
+				if asJSON, err := mask.Encode(v); err == nil {
+					c.audit(ctx, asJSON)
+				}
+			}
+		}
 		if !mask.HasMark(string(body)) {
 			return body, contentType, nil // a Secret's values are raw bytes there, a mark stands as it is
 		}
@@ -92,6 +104,13 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 		return nil, "", markRefused("the body") // where no decoder looks: a comment
 	}
 	return body, contentType, nil
+}
+
+// audit makes body, in JSON and as the client sent it, part of the request's event.
+func (c *change) audit(ctx context.Context, body []byte) {
+	if c.audited {
+		audit.LogRequestPatch(ctx, bytes.Clone(body)) // of any request: it only sets the request's object
+	}
 }
 
 // restored puts the real values into v, the decoded body. changed is false where

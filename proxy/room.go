@@ -115,5 +115,5 @@ func (m *holdMetrics) ended(how string, took time.Duration) {
 // Collectors are the metrics of p.
 func (p *Proxy) Collectors() []prometheus.Collector {
 	m := p.holds.metrics
-	return []prometheus.Collector{m.waiting, m.ends, m.waited, m.full}
+	return []prometheus.Collector{m.waiting, m.ends, m.waited, m.full, p.metrics.unaudited, p.metrics.sessions}
 }

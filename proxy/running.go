@@ -79,6 +79,45 @@ func (p *Proxy) sweep() {
 type running struct {
 	mu        sync.Mutex
 	exchanges map[*exchange]struct{}
+	left      chan struct{} // of room for one: there may be fewer than before
+}
+
+// Run ends sessions and forwarded ports when ctx ends: a server that drains
+// knows nothing of upgraded connections. They get a while to end by themselves.
+func (p *Proxy) Run(ctx context.Context) error {
+	<-ctx.Done()
+	late := time.NewTimer(p.lastCall)
+	defer late.Stop()
+	for {
+		open := p.running.upgraded()
+		if len(open) == 0 {
+			return nil
+		}
+		select {
+		case <-p.running.left:
+		case <-late.C:
+			for _, x := range open {
+				x.cut(apierrors.NewServiceUnavailable("the proxy is stopping: connect again"))
+			}
+		}
+	}
+}
+
+// lastCall is how long sessions may go on when the proxy stops: so much that
+// they end within the 20 s that requests get to be drained.
+const lastCall = 15 * time.Second
+
+// upgraded are the requests whose connections are upgraded.
+func (r *running) upgraded() []*exchange {
+	var open []*exchange
+	for _, x := range r.all() {
+		x.mu.Lock()
+		if x.conn != nil {
+			open = append(open, x)
+		}
+		x.mu.Unlock()
+	}
+	return open
 }
 
 // exchange is one of them.
@@ -131,6 +170,10 @@ func (r *running) leave(x *exchange) {
 	x.ctrl = nil
 	x.mu.Unlock()
 	x.cancel(nil)
+	select {
+	case r.left <- struct{}{}:
+	default:
+	}
 }
 
 func (r *running) all() []*exchange {

@@ -164,9 +164,10 @@ func apiServer(t *testing.T, run process) http.Handler {
 // stage is a proxy between an agent and an API server, both over TLS and, where
 // that can be, HTTP/2.
 type stage struct {
-	p    *Proxy
-	revs *revocations
-	srv  *httptest.Server
+	p     *Proxy
+	revs  *revocations
+	srv   *httptest.Server
+	shelf *shelf
 }
 
 func stageFor(t testing.TB, backend http.Handler) *stage {
@@ -185,6 +186,8 @@ func stageFor(t testing.TB, backend http.Handler) *stage {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.shelf = newShelf()
+	s.p.RecordWith(s.shelf)
 	// The proxy has seen the Secret.
 	if err := masker.Scope("any").JSON(io.Discard, strings.NewReader(`{"kind":"Secret","stringData":{"k":"`+planted+`"}}`)); err != nil {
 		t.Fatal(err)

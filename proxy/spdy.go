@@ -11,6 +11,7 @@ import (
 	"github.com/moby/spdystream/spdy"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/tipstaff-dev/tipstaff/internal/recording"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -23,8 +24,9 @@ const maxStreams = 64
 type spdyTunnel struct {
 	*tunnel
 	scoped *mask.Scoped
-	framer *spdy.Framer   // to the client; t.mu
-	client *io.PipeWriter // what the client sent
+	framer *spdy.Framer // to the client; t.mu
+	tape   *tape
+	input  *input
 
 	streams sync.Mutex
 	carries map[spdy.StreamId]string
@@ -36,18 +38,14 @@ var spdyLimits = []spdy.FramerOption{
 	spdy.WithMaxControlFramePayloadSize(64 << 10), spdy.WithMaxHeaderFieldSize(16 << 10), spdy.WithMaxHeaderCount(64),
 }
 
-func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped) io.ReadWriteCloser {
-	s := &spdyTunnel{tunnel: newTunnel(ctx, conn), scoped: scoped, carries: map[spdy.StreamId]string{}, outputs: map[spdy.StreamId]*output{}}
-	clientBytes, client := io.Pipe()
-	s.client = client
-	go func() {
-		err := s.fromClient(clientBytes)
-		_ = clientBytes.CloseWithError(err) // never fails
-		if err != nil {
-			_ = s.Close() // the other direction ends too
-		}
-	}()
-	s.run(func() error {
+func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, t *tape) *spdyTunnel {
+	s := &spdyTunnel{
+		tunnel: newTunnel(ctx, conn), scoped: scoped, tape: t, input: newInput(t, scoped),
+		carries: map[spdy.StreamId]string{}, outputs: map[spdy.StreamId]*output{},
+	}
+	s.run(func(r io.Reader) error {
+		return errors.Join(s.fromClient(r), s.input.end())
+	}, func() error {
 		err := s.fromServer()
 		return errors.Join(s.end(), err)
 	}, s.last)
@@ -70,19 +68,6 @@ func (s *spdyTunnel) last(why []byte) error {
 	return s.frame(&spdy.DataFrame{StreamId: id, Flags: spdy.DataFlagFin, Data: why})
 }
 
-// Write takes what the client sent. When its frames are read no more it is
-// dropped: what goes the other way must still arrive.
-func (s *spdyTunnel) Write(b []byte) (int, error) {
-	_, _ = s.client.Write(b) // fails once the session has ended
-	return len(b), nil
-}
-
-// Close ends both directions.
-func (s *spdyTunnel) Close() error {
-	_ = s.client.Close() // never fails
-	return s.tunnel.Close()
-}
-
 // nextFrame reads a frame whose length has been looked at first.
 func nextFrame(f *spdy.Framer, r *bufio.Reader) (spdy.Frame, error) {
 	head, err := r.Peek(8)
@@ -96,16 +81,11 @@ func nextFrame(f *spdy.Framer, r *bufio.Reader) (spdy.Frame, error) {
 }
 
 // fromClient passes the client's frames on and learns what each stream carries.
-func (s *spdyTunnel) fromClient(r io.Reader) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = errors.New("the client's frames can't be read")
-		}
-	}()
+func (s *spdyTunnel) fromClient(r io.Reader) error {
 	br := bufio.NewReaderSize(r, bufferBytes)
 	f, err := spdy.NewFramerWithOptions(writerFunc(func(b []byte) error {
-		_, err := s.tunnel.Write(b)
-		return err
+		s.pass(b)
+		return nil
 	}), br, spdyLimits...)
 	if err != nil {
 		return err
@@ -131,14 +111,33 @@ func (s *spdyTunnel) fromClient(r io.Reader) (err error) {
 				return errors.New("the client opened too many streams")
 			}
 		}
+		if data, ok := frame.(*spdy.DataFrame); ok {
+			if err := s.sent(data); err != nil {
+				return err
+			}
+		}
 		if err := f.WriteFrame(frame); err != nil {
 			return err
 		}
 	}
 }
 
+// sent records what the client sends on a stream.
+func (s *spdyTunnel) sent(frame *spdy.DataFrame) error {
+	s.streams.Lock()
+	what := s.carries[frame.StreamId]
+	s.streams.Unlock()
+	switch what {
+	case corev1.StreamTypeStdin:
+		return s.input.stdin(frame.Data)
+	case corev1.StreamTypeResize:
+		return s.input.resize(frame.Data)
+	}
+	return nil
+}
+
 func (s *spdyTunnel) fromServer() error {
-	br := bufio.NewReaderSize(&untilCut{s.ctx, s.ReadWriteCloser}, bufferBytes)
+	br := bufio.NewReaderSize(&untilCut{s.ctx, s.conn}, bufferBytes)
 	in, err := spdy.NewFramerWithOptions(nil, br, spdyLimits...)
 	if err != nil {
 		return err
@@ -220,12 +219,19 @@ func (s *spdyTunnel) output(id spdy.StreamId) (*output, error) {
 		if len(s.outputs) >= maxStreams {
 			return nil, errors.New("the API server sends on too many streams")
 		}
-		o = newOutput(&s.mu, s.scoped, func(data []byte) error {
+		stream := recording.Output
+		switch s.carries[id] {
+		case corev1.StreamTypeStderr:
+			stream = recording.Errors
+		case corev1.StreamTypeError:
+			stream = recording.Status
+		}
+		o = newOutput(&s.mu, s.scoped, s.tape.kept(stream, func(data []byte) error {
 			if len(data) == 0 {
 				return nil
 			}
 			return s.framer.WriteFrame(&spdy.DataFrame{StreamId: id, Data: data})
-		})
+		}))
 		s.outputs[id] = o
 	}
 	return o, nil

@@ -36,6 +36,26 @@ type upgrade struct {
 	// port-forward, which carries anything.
 	commands  bool
 	websocket bool
+
+	tape    *tape   // of commands, nil where none is kept
+	tunnel  *tunnel // once a command's connection is upgraded
+	refused string  // the API server's answer, where that is no upgrade
+}
+
+// end waits until all that passed is recorded, and says how the session ended.
+func (u *upgrade) end(ctx context.Context) error {
+	if u.tunnel != nil {
+		u.tunnel.pumps.Wait()
+	}
+	why := u.refused
+	if c := cutOf(ctx); c != nil {
+		why = c.Error()
+	} else if u.tunnel == nil && why == "" {
+		why = "the API server gave no answer"
+	} else if u.tunnel != nil && !u.tape.told() {
+		why = "the connection ended before the command told how it ended"
+	}
+	return u.tape.end(why)
 }
 
 // upgrading gives what r is upgraded to. nil means that it isn't.
@@ -108,11 +128,13 @@ func (u *upgrade) switched(resp *http.Response, scoped *mask.Scoped) error {
 			return fmt.Errorf("the API server chose a WebSocket protocol that was not asked for: %q", chosen)
 		}
 		if u.commands {
-			resp.Body = newWebSocketTunnel(resp.Request.Context(), conn, scoped)
+			t := newWebSocketTunnel(resp.Request.Context(), conn, scoped, u.tape)
+			u.tunnel, resp.Body = t.tunnel, t
 		}
 	case !u.websocket && strings.EqualFold(to, upgradeSPDY):
 		if u.commands {
-			resp.Body = newSPDYTunnel(resp.Request.Context(), conn, scoped)
+			t := newSPDYTunnel(resp.Request.Context(), conn, scoped, u.tape)
+			u.tunnel, resp.Body = t.tunnel, t
 		}
 	default:
 		_ = conn.Close() // nothing of it is wanted
@@ -128,21 +150,22 @@ const maxFrameBytes = 1 << 20
 var errFrame = fmt.Errorf("a frame is larger than %d bytes", maxFrameBytes)
 
 // tunnel is an upgraded connection to the API server whose bytes on the way to
-// the client are made anew.
+// the client are made anew. Those that come from there are read, too.
 type tunnel struct {
-	io.ReadWriteCloser // to the API server
+	conn io.ReadWriteCloser // to the API server
+	ctx  context.Context    // the request's own, for as long as its connection
 
-	ctx context.Context // the request's own, for as long as its connection
-
-	out  *io.PipeReader
-	deaf atomic.Bool // the API server takes nothing any more
+	client *io.PipeWriter // what the client sent
+	out    *io.PipeReader // what it gets
+	deaf   atomic.Bool    // the API server takes nothing any more
+	pumps  sync.WaitGroup
 
 	mu sync.Mutex // one frame at a time
 	to *io.PipeWriter
 }
 
 func newTunnel(ctx context.Context, conn io.ReadWriteCloser) *tunnel {
-	t := &tunnel{ReadWriteCloser: conn, ctx: ctx}
+	t := &tunnel{conn: conn, ctx: ctx}
 	t.out, t.to = io.Pipe()
 	return t
 }
@@ -150,39 +173,48 @@ func newTunnel(ctx context.Context, conn io.ReadWriteCloser) *tunnel {
 // Read gives what goes to the client.
 func (t *tunnel) Read(b []byte) (int, error) { return t.out.Read(b) }
 
-// Write passes on what the client sent. What the API server doesn't take any
-// more is dropped: what it sent before it closed must still arrive.
+// Write takes what the client sent. When that is read no more it is dropped:
+// what goes the other way must still arrive.
 func (t *tunnel) Write(b []byte) (int, error) {
+	_, _ = t.client.Write(b) // fails once the session has ended
+	return len(b), nil
+}
+
+// pass gives the API server what the client sent. What it doesn't take any more
+// is dropped: what it sent before it closed must still arrive.
+func (t *tunnel) pass(b []byte) {
 	if !t.deaf.Load() {
-		if _, err := t.ReadWriteCloser.Write(b); err != nil {
+		if _, err := t.conn.Write(b); err != nil {
 			t.deaf.Store(true)
 		}
 	}
-	return len(b), nil
 }
 
 // Close ends both directions. A session that is cut has last words.
 func (t *tunnel) Close() error {
+	_ = t.client.Close() // never fails
 	if cutOf(t.ctx) == nil {
 		_ = t.out.Close() // never fails
 	} else {
 		time.AfterFunc(cutGrace, func() { _ = t.out.Close() })
 	}
-	return t.ReadWriteCloser.Close()
+	return t.conn.Close()
 }
 
-// run has pump make the client's bytes, until it returns. If the session was
-// cut, last says why to the client.
-func (t *tunnel) run(pump func() error, last func(why []byte) error) {
-	go func() {
-		err := func() (err error) {
-			defer func() {
-				if r := recover(); r != nil {
-					err = errors.New("the masker panicked") // what with may quote the stream
-				}
-			}()
-			return pump()
-		}()
+// run has the client's bytes taken by fromClient and made by toClient, until
+// these return. If the session was cut, last says why to the client.
+func (t *tunnel) run(fromClient func(io.Reader) error, toClient func() error, last func(why []byte) error) {
+	sent, client := io.Pipe()
+	t.client = client
+	t.pumps.Go(func() {
+		err := guarded(func() error { return fromClient(sent) })
+		if err != nil && !errors.Is(err, io.EOF) {
+			_ = t.Close() // the other direction ends, too
+		}
+		_ = sent.Close() // never fails
+	})
+	t.pumps.Go(func() {
+		err := guarded(toClient)
 		if c := cutOf(t.ctx); c != nil {
 			if why, merr := json.Marshal(statusOf(c.status)); merr == nil {
 				err = last(why)
@@ -191,7 +223,18 @@ func (t *tunnel) run(pump func() error, last func(why []byte) error) {
 		if errors.Is(err, io.EOF) {
 			err = nil
 		}
-		_ = t.to.CloseWithError(err)  // never fails; nil is io.EOF
-		_ = t.ReadWriteCloser.Close() // the reader has seen its end
+		_ = t.to.CloseWithError(err) // never fails; nil is io.EOF
+		_ = t.conn.Close()           // the reader has seen its end
+	})
+}
+
+// guarded makes a panic an error: outside of the server's own goroutine a bug
+// of ours would end every role of the process.
+func guarded(f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = errors.New("the masker panicked") // what with may quote what passed
+		}
 	}()
+	return f()
 }

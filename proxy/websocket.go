@@ -2,40 +2,114 @@ package proxy
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"io"
 
 	"github.com/gobwas/ws"
 
+	"github.com/tipstaff-dev/tipstaff/internal/recording"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
 // The channels of the remote command protocol: the first byte of each message
 // (apimachinery, util/remotecommand/constants.go).
 const (
+	channelStdin  = 0
 	channelStdout = 1
 	channelStderr = 2
 	channelError  = 3
+	channelResize = 4
 )
 
-// webSocketTunnel reads the frames of the API server (RFC 6455 section 5) and
-// masks what stdout, stderr and the error channel carry.
+// recorded are the streams that channels to the client are.
+var recorded = map[byte]recording.Stream{channelStdout: recording.Output, channelStderr: recording.Errors, channelError: recording.Status}
+
+// webSocketTunnel reads the frames of both sides (RFC 6455 section 5). It masks
+// what stdout, stderr and the error channel carry, and records what passes.
 type webSocketTunnel struct {
 	*tunnel
 	outputs map[byte]*output
+	input   *input
 }
 
-func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped) *webSocketTunnel {
-	w := &webSocketTunnel{tunnel: newTunnel(ctx, conn), outputs: map[byte]*output{}}
-	for _, ch := range []byte{channelStdout, channelStderr, channelError} {
-		w.outputs[ch] = newOutput(&w.mu, scoped, func(data []byte) error { return w.message(ch, data) })
+func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, t *tape) *webSocketTunnel {
+	w := &webSocketTunnel{tunnel: newTunnel(ctx, conn), outputs: map[byte]*output{}, input: newInput(t, scoped)}
+	for ch, stream := range recorded {
+		w.outputs[ch] = newOutput(&w.mu, scoped, t.kept(stream, func(data []byte) error { return w.message(ch, data) }))
 	}
-	w.run(func() error {
+	w.run(func(r io.Reader) error {
+		err := w.fromClient(bufio.NewReaderSize(r, bufferBytes))
+		return errors.Join(w.input.end(), err)
+	}, func() error {
 		err := w.pump(bufio.NewReaderSize(&untilCut{ctx, conn}, bufferBytes))
 		return errors.Join(w.end(), err)
 	}, w.last)
 	return w
+}
+
+var errClientWebSocket = errors.New("the client's WebSocket frames can't be read")
+
+// fromClient passes the client's frames on as they are, and what they carry to
+// the recording first. A frame of any length is passed in pieces.
+func (w *webSocketTunnel) fromClient(r *bufio.Reader) error {
+	var channel byte // of the message
+	named := false   // its channel has been read
+	within := false  // a message of several frames goes on
+	var head bytes.Buffer
+	buf := make([]byte, bufferBytes)
+	plain := make([]byte, bufferBytes)
+	for {
+		h, err := ws.ReadHeader(r)
+		if err != nil {
+			return err
+		}
+		control := h.OpCode.IsControl()
+		switch {
+		case !h.Masked || h.Rsv != 0 || h.OpCode.IsReserved(),
+			control && (!h.Fin || h.Length > ws.MaxControlFramePayloadSize),
+			!control && within != (h.OpCode == ws.OpContinuation):
+			return errClientWebSocket
+		}
+		if !control {
+			named, within = named && within, !h.Fin
+		}
+		head.Reset()
+		if err := ws.WriteHeader(&head, h); err != nil {
+			return err
+		}
+		w.pass(head.Bytes())
+		for at := int64(0); at < h.Length; {
+			n, err := io.ReadFull(r, buf[:min(int64(len(buf)), h.Length-at)])
+			if err != nil {
+				return err
+			}
+			if !control {
+				data := plain[:copy(plain, buf[:n])]
+				ws.Cipher(data, h.Mask, int(at%4))
+				if !named {
+					channel, named, data = data[0], true, data[1:]
+				}
+				if err := w.sent(channel, data); err != nil {
+					return err
+				}
+			}
+			w.pass(buf[:n])
+			at += int64(n)
+		}
+	}
+}
+
+// sent records what the client sends on a channel.
+func (w *webSocketTunnel) sent(channel byte, data []byte) error {
+	switch channel {
+	case channelStdin:
+		return w.input.stdin(data)
+	case channelResize:
+		return w.input.resize(data)
+	}
+	return nil
 }
 
 // last ends the session with why on the error channel.

@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"slices"
 
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/validation"
@@ -123,6 +124,14 @@ func (c *Config) Validate(*field.Path) field.ErrorList {
 		errs = append(errs, c.Proxy.Validate(at("proxy"))...)
 		if c.Authn == nil {
 			errs = append(errs, field.Required(at("authn"), "the proxy verifies tokens by the issuers that stand here"))
+		}
+		if c.Proxy.Records == nil {
+			switch {
+			case c.Ingest == nil && c.Proxy.Audit != nil:
+				errs = append(errs, field.Required(at("proxy", "records"), "where the proxy's audit events are kept: an ingest role elsewhere, since this file has none"))
+			case c.Ingest != nil && !slices.Contains(c.Ingest.Clusters, c.Cluster):
+				errs = append(errs, field.Required(at("proxy", "records"), "ingest here takes no records of this cluster: name it in ingest.clusters, or an ingest role elsewhere"))
+			}
 		}
 	}
 	if c.Ingest != nil {

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -110,6 +111,9 @@ type process struct {
 	servers []*httpserve.Server
 	work    map[string]func(context.Context) error
 	ready   map[string]healthz.Checker
+	// afterServers ends when all of the above has, storage when all else has:
+	// what ends there has last words to be kept.
+	afterServers, storage map[string]func(context.Context) error
 }
 
 func serve(ctx context.Context, cfg *Config, log *slog.Logger) error {
@@ -130,26 +134,44 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) error {
 		listeners = append(listeners, l)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	for i, s := range p.servers {
-		g.Go(func() error { return s.Serve(ctx, listeners[i]) })
-	}
-	for name, work := range p.work {
+	// Each phase ends once all of the one before it has.
+	begin := func(ctx context.Context, all map[string]func(context.Context) error) (next context.Context) {
+		next, stop := context.WithCancel(context.WithoutCancel(ctx))
+		var running sync.WaitGroup
+		for name, work := range all {
+			running.Add(1)
+			g.Go(func() error {
+				defer running.Done()
+				if err := work(ctx); err != nil {
+					return fmt.Errorf("%s: %w", name, err)
+				}
+				return nil
+			})
+		}
 		g.Go(func() error {
-			if err := work(ctx); err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
+			<-ctx.Done()
+			running.Wait()
+			stop()
 			return nil
 		})
+		return next
+	}
+	for i, s := range p.servers {
+		p.work["server "+s.Name] = func(ctx context.Context) error { return s.Serve(ctx, listeners[i]) }
 	}
 	if cfg.Health.Listen != "" {
-		g.Go(func() error { return p.serveHealth(ctx, cfg.Health.Listen) })
+		p.work["health"] = func(ctx context.Context) error { return p.serveHealth(ctx, cfg.Health.Listen) }
 	}
+	begin(begin(begin(ctx, p.work), p.afterServers), p.storage)
 	return g.Wait()
 }
 
 // build makes every role that cfg has a section for, and joins them.
 func (c *Config) build(log *slog.Logger) (*process, error) {
-	p := &process{work: map[string]func(context.Context) error{}, ready: map[string]healthz.Checker{}}
+	p := &process{
+		work: map[string]func(context.Context) error{}, ready: map[string]healthz.Checker{},
+		afterServers: map[string]func(context.Context) error{}, storage: map[string]func(context.Context) error{},
+	}
 	key, err := c.maskKey()
 	if err != nil {
 		return nil, err
@@ -172,7 +194,7 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		if err := register("ingest", in.Collectors()); err != nil {
 			return nil, err
 		}
-		p.work["ingest"] = in.Run
+		p.storage["ingest"] = in.Run
 		p.ready["ingest"] = func(*http.Request) error { return in.Ready() }
 		p.serve("ingest", c.Ingest.Listen, c.Ingest.TLS, in.Handler(), log)
 	}
@@ -261,14 +283,51 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 			return nil, err
 		}
 		px.Follow(decided)
+		if err := c.keepRecords(p, px, in); err != nil {
+			return nil, err
+		}
 		if err := register("proxy", px.Collectors()); err != nil {
 			return nil, err
 		}
+		p.work["proxy"] = px.Run
 		p.servers = append(p.servers, &httpserve.Server{
 			Name: "proxy", Listen: c.Proxy.Listen, TLS: c.Proxy.TLS, HTTP2: true, Handler: px.Handler(), Log: log,
 		})
 	}
 	return p, nil
+}
+
+// records keeps what the proxy records itself.
+type records interface {
+	proxy.Sessions
+	proxy.Events
+}
+
+// keepRecords says where px keeps its records: with the ingest role that its
+// section names, else with the one of this process. Where there is neither,
+// sessions are refused unless the section says that they pass unrecorded.
+func (c *Config) keepRecords(p *process, px *proxy.Proxy, in *ingest.Ingest) error {
+	var to records
+	var err error
+	switch {
+	case c.Proxy.Records != nil:
+		to, err = proxy.NewRemote(*c.Proxy.Records, c.Cluster)
+	case in != nil:
+		to, err = in.RecordsOf(c.Cluster)
+	case c.Proxy.Audit != nil:
+		return errors.New("proxy.audit: this process runs no ingest role: name one elsewhere in proxy.records")
+	default:
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	px.RecordWith(to)
+	if c.Proxy.Audit != nil {
+		px.AuditWith(to, c.Proxy.Audit.Mode)
+		p.afterServers["proxy audit"] = px.RunAudit
+	}
+	return nil
 }
 
 // breakGlassRules are those that name who may break the glass.
@@ -329,7 +388,7 @@ func (c *Config) buildClickHouse(p *process, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	p.work["clickhouse"] = srv.Run
+	p.storage["clickhouse"] = srv.Run
 	p.ready["clickhouse"] = closed(srv.Ready(), "the ClickHouse engine is starting")
 	return nil
 }
