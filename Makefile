@@ -6,7 +6,7 @@ VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 LDFLAGS := -s -w -X main.version=$(VERSION)
 GOLANGCI_VERSION := v2.15.0
 CONTROLLER_GEN_VERSION := v0.23.0
-UNIT = $(shell go list ./... | grep -vE '/e2e(/bindings)?$$')
+UNIT = $(shell go list ./... | grep -vE '/e2e(/bindings|/pods)?$$')
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,11 @@ test: build tools helm ## every test, end to end ones included
 	go test -race -timeout 15m $(UNIT)
 	@echo "==> end-to-end tests on a real control plane"
 	go test -count=1 -p 1 -timeout 20m ./e2e ./e2e/bindings
+	@if why=$$(tools/node.sh --can); then $(MAKE) --no-print-directory test-pods; else echo "==> NOT RUN: the tests that need pods: $$why"; fi
+
+test-pods: build tools node ## the tests that run pods on a kubelet; root only
+	@echo "==> end-to-end tests with pods that run"
+	go test -count=1 -timeout 10m ./e2e/pods
 
 check: lib generated lint ## before a commit: format, vet, lint, generated code current, unit tests with -race
 	go vet ./...
@@ -42,6 +47,9 @@ tools: lib ## the real parts: kube-apiserver, etcd, kubectl… into bin/
 
 helm: prerequisites ## helm, which the end-to-end tests run, into bin/
 	@tools/helm/build.sh
+
+node: prerequisites ## a kubelet into bin/, and containerd by apt: what runs pods, for the end-to-end tests
+	@tools/node.sh
 
 lib: prerequisites ## the ClickHouse engine, by npm
 	@tools/chdb/install.sh
@@ -73,4 +81,4 @@ bin/golangci-lint: Makefile
 	GOBIN=$(CURDIR)/bin CGO_ENABLED=0 go install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 	@touch $@
 
-.PHONY: help demo dev test check bench build tools helm lib generate generated lint clean prerequisites
+.PHONY: help demo dev test check bench test-pods build tools helm node lib generate generated lint clean prerequisites

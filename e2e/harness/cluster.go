@@ -32,6 +32,8 @@ type Options struct {
 	// OtherCluster makes the service accounts of a second API server agents'
 	// identities. Cluster.StartOther starts it.
 	OtherCluster bool
+	// Node runs a kubelet, so that pods run. It needs root; see NodeProblem.
+	Node bool
 }
 
 // Kubeconfig is the path of a kubeconfig file: whom to be, where to connect.
@@ -68,6 +70,7 @@ type Cluster struct {
 	provider *issuer.Provider
 
 	etcd, apiserver, kcm *process
+	node                 *node
 
 	mu       sync.Mutex
 	tipstaff *process
@@ -83,7 +86,7 @@ const ApproverGroup = "tipstaff-approvers"
 type addresses struct {
 	etcd, etcdPeer, apiserver, kcm                    string
 	authn, webhook, proxy, ingest, health, clickhouse string
-	other                                             string
+	other, kubelet                                    string
 }
 
 // certificates are the key pairs of the parts.
@@ -133,11 +136,12 @@ func start(ctx context.Context, opts Options) (*Cluster, error) {
 		return c, err
 	}
 
-	steps := []struct {
+	type step struct {
 		text string
 		do   func(context.Context) error
 		own  bool // needs Tipstaff
-	}{
+	}
+	steps := []step{
 		{"starting etcd", c.startEtcd, false},
 		{"starting kube-apiserver", c.startAPIServer, false},
 		{"installing Tipstaff's types, rights and webhooks in the cluster", c.applyManifests, true},
@@ -145,6 +149,9 @@ func start(ctx context.Context, opts Options) (*Cluster, error) {
 		{"starting tipstaff serve (with JetStream and the ClickHouse engine inside)", c.StartTipstaff, true},
 		{"waiting until the API server asks the admission webhooks", c.waitForWebhooks, true},
 		{"waiting for kube-controller-manager", c.waitForControllers, false},
+	}
+	if opts.Node {
+		steps = append(steps, step{"starting a kubelet and its containerd", c.startNode, false})
 	}
 	for _, s := range steps {
 		if s.own && opts.WithoutTipstaff {
@@ -170,6 +177,11 @@ func (c *Cluster) checkTools() error {
 		st, err := os.Stat(c.bin(name))
 		if err != nil || st.IsDir() || st.Mode()&0o111 == 0 {
 			missing = append(missing, "bin/"+name)
+		}
+	}
+	if c.opts.Node {
+		if _, err := os.Stat(c.bin("kubelet")); err != nil {
+			missing = append(missing, "bin/kubelet (make node)")
 		}
 	}
 	if !c.opts.WithoutTipstaff {
@@ -198,7 +210,7 @@ func (c *Cluster) prepare() error {
 	a := &c.addr
 	for _, p := range []*string{
 		&a.etcd, &a.etcdPeer, &a.apiserver, &a.kcm,
-		&a.authn, &a.webhook, &a.proxy, &a.ingest, &a.health, &a.clickhouse, &a.other,
+		&a.authn, &a.webhook, &a.proxy, &a.ingest, &a.health, &a.clickhouse, &a.other, &a.kubelet,
 	} {
 		addr, err := c.ports.take()
 		if err != nil {
@@ -316,6 +328,7 @@ func (c *Cluster) Stop() {
 	for _, p := range c.others {
 		p.stop(grace)
 	}
+	c.node.stop(c, grace)
 	c.kcm.stop(grace)
 	c.apiserver.stop(grace)
 	c.tipstaff.stop(grace)

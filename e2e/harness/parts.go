@@ -86,6 +86,7 @@ func (c *Cluster) startAPIServer(ctx context.Context) error {
 		"--audit-policy-file=" + policy,
 		"--audit-log-path=" + c.AuditLog, "--audit-log-mode=blocking",
 	}
+	args = append(args, c.nodeFlags()...)
 	if !c.opts.WithoutTipstaff {
 		args = append(args,
 			"--authentication-token-webhook-config-file="+tokens,
