@@ -118,7 +118,7 @@ func narrowAccept(values []string) (string, bool) {
 func notAcceptable() *apierrors.StatusError {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,
-		Message: "the proxy masks what agents read and answers in application/json only: ask for that",
+		Message: "the proxy masks what agents read and answers in application/json, and single answers of Kubernetes' own kinds in protobuf: ask for that",
 	}}
 }
 

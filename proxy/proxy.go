@@ -163,9 +163,13 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		return
 	}
 	plain, log := passesPlain(info), logs(info)
-	accept := r.Header.Get("Accept")
+	accept, protobuf := r.Header.Get("Accept"), false
 	if !plain && !log && up == nil {
 		narrowed, ok := narrowAccept(r.Header.Values("Accept"))
+		if !ok && info.Verb != "watch" {
+			narrowed, protobuf = protobufOnly(r.Header.Values("Accept"))
+			ok = protobuf
+		}
 		if !ok {
 			writeStatus(w, notAcceptable())
 			return
@@ -231,7 +235,10 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 			if up != nil && resp.StatusCode == http.StatusSwitchingProtocols {
 				return up.switched(resp, scoped)
 			}
-			return p.maskAnswer(resp, scoped, info)
+			if err := p.maskAnswer(resp, scoped, info); err != nil || !protobuf {
+				return err
+			}
+			return p.transcode(resp)
 		},
 		ErrorHandler: func(w http.ResponseWriter, r *http.Request, err error) {
 			if c := cutOf(r.Context()); c != nil {

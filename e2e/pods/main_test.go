@@ -169,7 +169,7 @@ func kubectl(t *testing.T, as harness.Kubeconfig, env []string, args ...string) 
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	c := &command{cmd: exec.CommandContext(ctx, filepath.Join(shared.Root, "bin", "kubectl"), args...), ended: make(chan struct{})} //nolint:gosec // ours
+	c := &command{cmd: exec.CommandContext(ctx, filepath.Join(shared.Root, "bin", "kubectl"), args...), ended: make(chan struct{})}
 	c.cmd.Env = append(shared.Env(as), env...)
 	c.cmd.Stdout, c.cmd.Stderr, c.cmd.WaitDelay = c, stderrOf{c}, time.Second
 	var err error

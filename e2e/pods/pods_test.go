@@ -184,7 +184,7 @@ func TestATerminalIsRecordedWithItsSize(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	line := fmt.Sprintf("stty rows 33 cols 111; %s exec -it %s -n %s -- sh", filepath.Join(shared.Root, "bin", "kubectl"), name, ns)
-	c := &command{cmd: exec.CommandContext(ctx, "script", "-qefc", line, "/dev/null"), ended: make(chan struct{})} //nolint:gosec // ours
+	c := &command{cmd: exec.CommandContext(ctx, "script", "-qefc", line, "/dev/null"), ended: make(chan struct{})}
 	c.cmd.Env = append(shared.Env(a.proxied), "TERM=xterm")
 	c.cmd.Stdout, c.cmd.Stderr, c.cmd.WaitDelay = c, stderrOf{c}, time.Second
 	var err error
