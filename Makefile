@@ -18,6 +18,7 @@ dev: build tools ## leave the whole environment running; kubeconfigs and URLs un
 	@exec bin/devenv dev
 
 test: build tools helm ## every test, end to end ones included
+	@tools/prerequisites.sh --tests
 	@echo "==> unit tests (with the race detector)"
 	go test -race -timeout 15m $(UNIT)
 	@echo "==> end-to-end tests on a real control plane"

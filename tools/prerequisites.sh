@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # Says in one line what is missing before minutes are spent. What Debian has is installed where we may.
+# With --tests that is what the end-to-end tests need as well.
 set -euo pipefail
 
 fail() {
@@ -14,6 +15,8 @@ missing=()
 command -v gcc >/dev/null || missing+=(gcc libc6-dev) # the race detector
 command -v npm >/dev/null || missing+=(npm)           # brings the ClickHouse engine
 command -v git >/dev/null || missing+=(git)
+# A client that agents use, which is tested: Debian's, for Debian's Python.
+if [ "${1:-}" = --tests ] && ! /usr/bin/python3 -c 'import kubernetes' 2>/dev/null; then missing+=(python3-kubernetes); fi
 if [ ${#missing[@]} -gt 0 ]; then
 	command -v apt-get >/dev/null || fail "missing: ${missing[*]}: install them, then run make again"
 	sudo=

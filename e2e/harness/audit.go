@@ -51,10 +51,10 @@ func (c *Cluster) LoggedEvents(run string) (map[string]bool, error) {
 	}
 }
 
-// StoredEvents are the rows of one run in ClickHouse, as "audit id/stage" with
-// how many rows there are of each.
+// StoredEvents are the rows of one run in ClickHouse that the API server sent, as
+// "audit id/stage" with how many rows there are of each.
 func (c *Cluster) StoredEvents(ctx context.Context, run string) (map[string]int, error) {
-	out, err := c.Query(ctx, "SELECT audit_id || '/' || toString(stage) AS id, count() AS n FROM tipstaff.audit_events FINAL WHERE run = '"+
+	out, err := c.Query(ctx, "SELECT audit_id || '/' || toString(stage) AS id, count() AS n FROM tipstaff.audit_events FINAL WHERE source = '' AND run = '"+
 		strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(run)+"' GROUP BY id FORMAT TabSeparated")
 	if err != nil {
 		return nil, err

@@ -236,7 +236,7 @@ func (c *Cluster) prepare() error {
 	if err := c.startIssuer(); err != nil || c.opts.WithoutTipstaff {
 		return err
 	}
-	return c.writeConfig(c.ConfigFile(), c.addr)
+	return c.writeConfig(c.ConfigFile(), c.addr, "")
 }
 
 func (c *Cluster) makeCertificates() error {

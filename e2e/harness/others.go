@@ -67,7 +67,9 @@ func (c *Cluster) StartOther(ctx context.Context, args ...string) (Kubeconfig, e
 	return k, c.waitHTTP(ctx, p, c.OtherURL()+"/readyz", admin)
 }
 
-// Replica is one more tipstaff, with the roles authn, webhook and proxy.
+// Replica is one more tipstaff, with the roles authn, webhook and proxy. Its
+// proxy keeps its records with the first one's ingest, audit events of its own
+// among them.
 type Replica struct {
 	// AuthnURL takes TokenReviews, ProxyURL what agents ask.
 	AuthnURL, ProxyURL string
@@ -84,7 +86,9 @@ func (c *Cluster) StartReplica(ctx context.Context) (*Replica, error) {
 		*p = addr
 	}
 	name := filepath.Join(c.Dir, "replica.yaml")
-	if err := c.writeConfig(name, a); err != nil {
+	records := fmt.Sprintf("\n  records: {url: %q, caFile: %q, certFile: %q, keyFile: %q}\n  audit: {mode: blocking-strict}",
+		"https://"+a.ingest, c.CAFile, c.certs.callback.cert, c.certs.callback.key)
+	if err := c.writeConfig(name, a, records); err != nil {
 		return nil, err
 	}
 	p, err := startProcess("tipstaff-replica", c.logPath("tipstaff-replica"), c.bin("tipstaff"), c.Env(""),

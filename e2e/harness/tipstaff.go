@@ -54,8 +54,9 @@ func (c *Cluster) passwordFile() string { return filepath.Join(c.Dir, "clickhous
 // ConfigFile is tipstaff's config.
 func (c *Cluster) ConfigFile() string { return filepath.Join(c.Dir, "tipstaff.yaml") }
 
-// writeConfig writes tipstaff's config, for the roles that listen at a.
-func (c *Cluster) writeConfig(name string, a addresses) error {
+// writeConfig writes tipstaff's config, for the roles that listen at a. more are
+// lines of the proxy's section.
+func (c *Cluster) writeConfig(name string, a addresses, more string) error {
 	lib, err := c.libchdb()
 	if err != nil {
 		return err
@@ -115,7 +116,7 @@ webhook:
   tls: %s%s%s
 proxy:
   listen: %q
-  tls: {certFile: %q, keyFile: %q}
+  tls: {certFile: %q, keyFile: %q}%s
 ingest:
   listen: %q
   tls: %s
@@ -132,7 +133,7 @@ clickhouse:
 `, clusterName, c.kubeconfig("tipstaff"), c.maskKeyFile(), a.health, ClusterAgents,
 		a.authn, tls, IssuerName, c.Issuer.URL, c.CAFile, audience, c.otherIssuer(), ScopedProfile,
 		a.webhook, tls, inline, rules,
-		a.proxy, cert.cert, cert.key,
+		a.proxy, cert.cert, cert.key, more,
 		a.ingest, tls, clusterName, filepath.Join(c.Dir, "jetstream"),
 		"http://"+a.clickhouse, clickhouseUser, c.passwordFile(), filepath.Join(c.Dir, "clickhouse"), lib)
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
