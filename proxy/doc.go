@@ -12,10 +12,17 @@
 //
 // Logs are masked as they stream, and the output of exec and attach over
 // WebSocket (v5 and v4.channel.k8s.io) and SPDY/3.1; port-forward passes as it
-// is. It refuses, with a Kubernetes Status that says so: other answers than JSON
-// (the Accept header is narrowed; OpenAPI, version and health paths are passed
-// as they are, they hold no objects), other upgraded connections, and the proxy
+// is. What passes in exec and attach is recorded before it does, and a session
+// that can't be recorded is refused or cut (ADR 10).
+//
+// It refuses, with a Kubernetes Status that says so: other answers than JSON
+// (the Accept header is narrowed, and what only takes protobuf gets that where it
+// can be made; OpenAPI, version and health paths are passed as they are, they
+// hold no objects), other upgraded connections, and the proxy
 // subresources. Paths that two readers could read differently get 400.
+//
+// Where the API server can't be told to send audit events, it writes them itself.
+// Every request that it passes has an audit id of its own drawing.
 //
 // When the API server can't be reached it answers 503, when it doesn't answer in
 // time 504; when an answer can't be masked midway, the connection is cut.
