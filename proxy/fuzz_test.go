@@ -187,7 +187,10 @@ func FuzzSPDY(f *testing.F) {
 	f.Add(frames(open(1, "stdin")), frames(&spdy.SynReplyFrame{StreamId: 1, Headers: http.Header{}}, &spdy.GoAwayFrame{}))
 	f.Add([]byte{}, []byte("\x00\x00\x00\x01\x00\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, client, server []byte) {
-		tunnel := newSPDYTunnel(t.Context(), oneWay{bytes.NewReader(server), io.Discard}, s, fuzzTape(newShelf()))
+		tunnel, err := newSPDYTunnel(t.Context(), oneWay{bytes.NewReader(server), io.Discard}, s, fuzzTape(newShelf()))
+		if err != nil {
+			t.Fatal(err)
+		}
 		if _, err := tunnel.Write(client); err != nil {
 			client = nil // the connection ended before all was read
 		}

@@ -41,7 +41,10 @@ func TestI7_AStreamIsNotRelabelled(t *testing.T) {
 		return &spdy.SynStreamFrame{StreamId: 5, Headers: http.Header{"Streamtype": {what}}}
 	}
 	server, sends := io.Pipe()
-	tunnel := newSPDYTunnel(t.Context(), oneWay{server, io.Discard}, s, nil)
+	tunnel, err := newSPDYTunnel(t.Context(), oneWay{server, io.Discard}, s, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
 	got := make(chan []byte)
 	go func() {
 		b, _ := io.ReadAll(tunnel) // cut off when the session is refused

@@ -38,10 +38,14 @@ var spdyLimits = []spdy.FramerOption{
 	spdy.WithMaxControlFramePayloadSize(64 << 10), spdy.WithMaxHeaderFieldSize(16 << 10), spdy.WithMaxHeaderCount(64),
 }
 
-func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, t *tape) *spdyTunnel {
+func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, t *tape) (*spdyTunnel, error) {
 	s := &spdyTunnel{
 		tunnel: newTunnel(ctx, conn), scoped: scoped, tape: t, input: newInput(t, scoped),
 		carries: map[spdy.StreamId]string{}, outputs: map[spdy.StreamId]*output{},
+	}
+	var err error
+	if s.framer, err = spdy.NewFramerWithOptions(s.to, nil); err != nil {
+		return nil, err
 	}
 	s.run(func(r io.Reader) error {
 		return errors.Join(s.fromClient(r), s.input.end())
@@ -49,7 +53,7 @@ func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Sc
 		err := s.fromServer()
 		return errors.Join(s.end(), err)
 	}, s.last)
-	return s
+	return s, nil
 }
 
 // last ends the session with why on the error stream.
@@ -62,7 +66,7 @@ func (s *spdyTunnel) last(why []byte) error {
 		}
 	}
 	s.streams.Unlock()
-	if id == 0 || s.framer == nil {
+	if id == 0 {
 		return nil
 	}
 	return s.frame(&spdy.DataFrame{StreamId: id, Flags: spdy.DataFlagFin, Data: why})
@@ -116,6 +120,10 @@ func (s *spdyTunnel) fromClient(r io.Reader) error {
 				return err
 			}
 		}
+		// A ping of the client's has an odd id (2.6.5); others answer the API server's.
+		if ping, ok := frame.(*spdy.PingFrame); ok && ping.Id%2 == 1 && !s.pinged(func() error { return s.frame(ping) }) {
+			continue
+		}
 		if err := f.WriteFrame(frame); err != nil {
 			return err
 		}
@@ -137,12 +145,9 @@ func (s *spdyTunnel) sent(frame *spdy.DataFrame) error {
 }
 
 func (s *spdyTunnel) fromServer() error {
-	br := bufio.NewReaderSize(&untilCut{s.ctx, s.conn}, bufferBytes)
+	br := bufio.NewReaderSize(s.received(), bufferBytes)
 	in, err := spdy.NewFramerWithOptions(nil, br, spdyLimits...)
 	if err != nil {
-		return err
-	}
-	if s.framer, err = spdy.NewFramerWithOptions(s.to, nil); err != nil {
 		return err
 	}
 	for {

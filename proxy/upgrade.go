@@ -133,7 +133,11 @@ func (u *upgrade) switched(resp *http.Response, scoped *mask.Scoped) error {
 		}
 	case !u.websocket && strings.EqualFold(to, upgradeSPDY):
 		if u.commands {
-			t := newSPDYTunnel(resp.Request.Context(), conn, scoped, u.tape)
+			t, err := newSPDYTunnel(resp.Request.Context(), conn, scoped, u.tape)
+			if err != nil {
+				_ = conn.Close() // nothing of it is wanted
+				return err
+			}
 			u.tunnel, resp.Body = t.tunnel, t
 		}
 	default:
@@ -160,12 +164,22 @@ type tunnel struct {
 	deaf   atomic.Bool    // the API server takes nothing any more
 	pumps  sync.WaitGroup
 
+	quiet atomic.Int32      // how long the API server has said nothing
+	pongs chan func() error // to the client, from the proxy; fromClient alone sends
+
 	mu sync.Mutex // one frame at a time
 	to *io.PipeWriter
 }
 
+// The states of tunnel.quiet.
+const (
+	notQuiet   int32 = iota // what came is still being passed on
+	quietNow                // the next byte is waited for
+	quietSince              // it was when the client's last ping came
+)
+
 func newTunnel(ctx context.Context, conn io.ReadWriteCloser) *tunnel {
-	t := &tunnel{conn: conn, ctx: ctx}
+	t := &tunnel{conn: conn, ctx: ctx, pongs: make(chan func() error, 1)}
 	t.out, t.to = io.Pipe()
 	return t
 }
@@ -190,6 +204,38 @@ func (t *tunnel) pass(b []byte) {
 	}
 }
 
+// received gives what the API server sends, until the session is cut.
+func (t *tunnel) received() io.Reader {
+	return &untilCut{t.ctx, readerFunc(func(b []byte) (int, error) {
+		t.quiet.Store(quietNow)
+		n, err := t.conn.Read(b)
+		t.quiet.Store(notQuiet)
+		return n, err
+	})}
+}
+
+type readerFunc func([]byte) (int, error)
+
+// Read calls the function.
+func (f readerFunc) Read(b []byte) (int, error) { return f(b) }
+
+// pinged reports whether a ping of the client is for the API server. It is
+// when nothing has come from there since the last one. Otherwise the proxy
+// answers it with pong: what the API server sent may not have been read yet,
+// and it may have closed behind that. To what reaches a closed socket the
+// kernel answers with a reset, and then drops what it has not delivered.
+func (t *tunnel) pinged(pong func() error) bool {
+	if t.quiet.Load() == quietSince {
+		return true
+	}
+	t.quiet.CompareAndSwap(quietNow, quietSince)
+	select {
+	case t.pongs <- pong:
+	default: // The client is behind: it has yet to read an earlier one.
+	}
+	return false
+}
+
 // Close ends both directions. A session that is cut has last words.
 func (t *tunnel) Close() error {
 	_ = t.client.Close() // never fails
@@ -212,6 +258,12 @@ func (t *tunnel) run(fromClient func(io.Reader) error, toClient func() error, la
 			_ = t.Close() // the other direction ends, too
 		}
 		_ = sent.Close() // never fails
+		close(t.pongs)
+	})
+	t.pumps.Go(func() {
+		for pong := range t.pongs {
+			_ = pong() // fails once the session has ended
+		}
 	})
 	t.pumps.Go(func() {
 		err := guarded(toClient)

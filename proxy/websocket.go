@@ -43,7 +43,7 @@ func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *ma
 		err := w.fromClient(bufio.NewReaderSize(r, bufferBytes))
 		return errors.Join(w.input.end(), err)
 	}, func() error {
-		err := w.pump(bufio.NewReaderSize(&untilCut{ctx, conn}, bufferBytes))
+		err := w.pump(bufio.NewReaderSize(w.received(), bufferBytes))
 		return errors.Join(w.end(), err)
 	}, w.last)
 	return w
@@ -72,33 +72,55 @@ func (w *webSocketTunnel) fromClient(r *bufio.Reader) error {
 			!control && within != (h.OpCode == ws.OpContinuation):
 			return errClientWebSocket
 		}
-		if !control {
-			named, within = named && within, !h.Fin
-		}
 		head.Reset()
 		if err := ws.WriteHeader(&head, h); err != nil {
 			return err
 		}
+		if control {
+			if err := w.control(h, head.Bytes(), r); err != nil {
+				return err
+			}
+			continue
+		}
+		named, within = named && within, !h.Fin
 		w.pass(head.Bytes())
 		for at := int64(0); at < h.Length; {
 			n, err := io.ReadFull(r, buf[:min(int64(len(buf)), h.Length-at)])
 			if err != nil {
 				return err
 			}
-			if !control {
-				data := plain[:copy(plain, buf[:n])]
-				ws.Cipher(data, h.Mask, int(at%4))
-				if !named {
-					channel, named, data = data[0], true, data[1:]
-				}
-				if err := w.sent(channel, data); err != nil {
-					return err
-				}
+			data := plain[:copy(plain, buf[:n])]
+			ws.Cipher(data, h.Mask, int(at%4))
+			if !named {
+				channel, named, data = data[0], true, data[1:]
+			}
+			if err := w.sent(channel, data); err != nil {
+				return err
 			}
 			w.pass(buf[:n])
 			at += int64(n)
 		}
 	}
+}
+
+// control passes on a control frame of the client's, and what it carries.
+func (w *webSocketTunnel) control(h ws.Header, head []byte, r io.Reader) error {
+	frame := make([]byte, len(head)+int(h.Length))
+	data := frame[copy(frame, head):]
+	if _, err := io.ReadFull(r, data); err != nil {
+		return err
+	}
+	if h.OpCode == ws.OpPing {
+		plain := bytes.Clone(data)
+		ws.Cipher(plain, h.Mask, 0)
+		if !w.pinged(func() error {
+			return w.frame(ws.Header{Fin: true, OpCode: ws.OpPong, Length: h.Length}, plain)
+		}) {
+			return nil
+		}
+	}
+	w.pass(frame)
+	return nil
 }
 
 // sent records what the client sends on a channel.
