@@ -172,7 +172,35 @@ func TestASessionIsRecorded(t *testing.T) {
 			}
 			return nil
 		})
+		// So does SQL, as the documentation has it.
+		eventually(t, func() error {
+			rows, err := shared.Query(t.Context(), documentedSQL(t, "monitoring.md"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for row := range strings.Lines(rows) {
+				if strings.HasPrefix(row, a.run+"\t") && strings.Contains(row, name+"\t['sh']") && strings.Contains(row, "alice") {
+					return nil
+				}
+			}
+			return errors.New(rows)
+		})
 	})
+}
+
+// documentedSQL gives the SQL that stands by itself on a page.
+func documentedSQL(t *testing.T, page string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join("..", "..", "docs", page))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, sql, found := strings.Cut(string(b), "```sql\n")
+	sql, _, ended := strings.Cut(sql, "```\n")
+	if !found || !ended {
+		t.Fatalf("%s has no SQL", page)
+	}
+	return sql
 }
 
 // A person's terminal, as script(1) makes one.
