@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -24,9 +25,15 @@ import (
 	"github.com/tipstaff-dev/tipstaff/internal/conformance"
 )
 
+var crd sync.Mutex
+
 // conform runs the suite as somebody who reads; the admin plants.
 func conform(t *testing.T, as harness.Kubeconfig, args ...string) (conformance.Report, harness.Result) {
 	t.Helper()
+	if slices.Contains(args, "--crd") { // there is one such kind at a time
+		crd.Lock()
+		defer crd.Unlock()
+	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	r := shared.Tipstaff(ctx, as, append([]string{"conformance", "-o", "json", "--plant-kubeconfig", string(shared.Admin)}, args...)...)
@@ -117,8 +124,8 @@ func TestConformanceFailsAtABareAPIServer(t *testing.T) {
 func TestI7_ConformanceThroughTheProxy(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t)
-	grant(t, a.group(), "--verb=create,update,patch,delete,deletecollection", "--resource=secrets,podtemplates,controllerrevisions.apps")
-	report, _ := conform(t, a.proxied)
+	grant(t, a.group(), "--verb=create,update,patch,delete,deletecollection", "--resource=secrets,podtemplates,controllerrevisions.apps,widgets.conformance.tipstaff.dev")
+	report, _ := conform(t, a.proxied, "--crd")
 	if !slices.Equal(report.Unread, []string{"token-request"}) { // RBAC refuses it
 		t.Errorf("not read at all: %q", report.Unread)
 	}
@@ -130,6 +137,21 @@ func TestI7_ConformanceThroughTheProxy(t *testing.T) {
 	// What it says of one place is what its exit code says.
 	if _, r := conform(t, a.proxied, "--only", "secret-tls"); r.Code != 0 {
 		t.Errorf("code %d for a place without leaks: %s", r.Code, r.Stderr)
+	}
+}
+
+// On the direct path the rights that all agents have show nothing.
+func TestI7_ConformanceOnTheDirectPath(t *testing.T) {
+	t.Parallel()
+	a := agentOf(t, "default")
+	report, r := conform(t, a.direct, "--crd")
+	for _, c := range report.Cells {
+		if c.Result == conformance.Overwritten || c.Result == conformance.Leak {
+			t.Errorf("%+v", c)
+		}
+	}
+	if r.Code == 1 || report.Skipped < 5000 {
+		t.Errorf("code %d: %s", r.Code, report.Summary())
 	}
 }
 

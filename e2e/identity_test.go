@@ -59,6 +59,10 @@ func send(ctx context.Context, hc *http.Client, method, url, token, body string)
 	if body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	return answerOf(hc, req)
+}
+
+func answerOf(hc *http.Client, req *http.Request) (int, string, error) {
 	resp, err := hc.Do(req)
 	if err != nil {
 		return 0, "", err

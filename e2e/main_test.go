@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"sync/atomic"
@@ -78,6 +79,10 @@ func runTests(m *testing.M) int {
 	}
 	defer c.Stop()
 	shared = c
+	if r := c.Kubectl(context.Background(), c.Admin, "create", "-f", filepath.Join("testdata", "changes-directly.yaml")); !r.OK() {
+		fmt.Fprintln(os.Stderr, r.Output())
+		return 1
+	}
 	code := m.Run()
 	if code != 0 {
 		fmt.Fprintf(os.Stderr, "\n%s\n", c.Logs())
@@ -94,12 +99,20 @@ type agent struct {
 
 var runs atomic.Int64
 
-// newAgent makes a run of its own for t.
+// newAgent makes a run of its own for t, which may change things on the direct
+// path too.
 func newAgent(t *testing.T) agent {
+	t.Helper()
+	return agentOf(t, "changes-directly")
+}
+
+// agentOf makes a run of its own for t, of a profile. "default" has what the
+// shipped RBAC gives to all agents.
+func agentOf(t *testing.T, profile string) agent {
 	t.Helper()
 	a := agent{run: fmt.Sprintf("%s-%d", slug(t), runs.Add(1))}
 	var err error
-	if a.token, err = shared.Mint(t.Context(), a.run, issuer.Claims{Private: map[string]any{"act": map[string]any{"sub": "ada"}}}); err != nil {
+	if a.token, err = shared.Mint(t.Context(), a.run, issuer.Claims{Private: map[string]any{"act": map[string]any{"sub": "ada"}, "profile": profile}}); err != nil {
 		t.Fatal(err)
 	}
 	if a.direct, err = shared.Agent(a.run, a.token, harness.Direct); err != nil {

@@ -45,6 +45,15 @@ type Names struct {
 
 const maxRules = 1000
 
+// Resources are those of which c masks fields.
+func (c *Config) Resources() []string {
+	var all []string
+	for _, f := range c.Fields {
+		all = append(all, f.Resource)
+	}
+	return all
+}
+
 // Validate reports everything wrong with c. It changes nothing.
 func (c *Config) Validate(at *field.Path) field.ErrorList {
 	var errs field.ErrorList

@@ -58,6 +58,9 @@ type Controller struct {
 	revoked Revoked
 	log     *slog.Logger
 	now     func() time.Time
+	// masked are resources that aren't given on the direct path.
+	masked    []string
+	unguarded bool // no grant proves an approval
 
 	rbac     rbacv1client.RbacV1Interface
 	reviews  authorizationv1client.SubjectAccessReviewInterface
@@ -83,6 +86,16 @@ type item struct {
 	// over says that the grant is known to be deleted.
 	over bool
 }
+
+// Mask names the resources, of any group, that are masked by their fields beside
+// what is so in every cluster: none is given on the direct path (I7). It is
+// called before Run.
+func (c *Controller) Mask(resources ...string) { c.masked = resources }
+
+// Unguarded says that no admission webhook holds the grants that agents ask for:
+// that one exists proves no approval then, and none is given (I2). It is called
+// before Run.
+func (c *Controller) Unguarded() { c.unguarded = true }
 
 // New makes a Controller on the API server of cfg. It asks nothing yet: Run
 // does, and until it has, Ensure refuses. agents may be nil.

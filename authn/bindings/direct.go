@@ -30,7 +30,7 @@ func (c *Controller) checkDirect(ctx context.Context, b *binding) error {
 	if err != nil {
 		return err
 	}
-	if why := unmasked(rules); why != "" {
+	if why := unmasked(rules, c.masked); why != "" {
 		return &unmaskedError{role: b.role, why: why}
 	}
 	return nil
@@ -52,9 +52,9 @@ func (c *Controller) roleRules(ctx context.Context, role string) ([]rbacv1.Polic
 
 // unmasked says what rules give that may not be had on the direct path; empty
 // when that is nothing. Any verb on Secrets counts: an empty patch answers with
-// the whole object. To impersonate is to stop being an agent, and no admission
-// webhook sees it.
-func unmasked(rules []rbacv1.PolicyRule) string {
+// the whole object. So it does on the resources of masked, of any group. To
+// impersonate is to stop being an agent, and no admission webhook sees it.
+func unmasked(rules []rbacv1.PolicyRule, masked []string) string {
 	for _, r := range rules {
 		if len(r.Verbs) == 0 {
 			continue
@@ -67,6 +67,14 @@ func unmasked(rules []rbacv1.PolicyRule) string {
 			return res == "*/*" || strings.HasSuffix(res, "/proxy") || res == "serviceaccounts/token" || res == "*/token"
 		}) {
 			return "covers proxy or token subresources, which lead round Tipstaff to secrets and other identities"
+		}
+		if (slices.Contains(r.APIGroups, "certificates.k8s.io") || slices.Contains(r.APIGroups, "*")) && slices.Contains(r.Resources, "certificatesigningrequests") {
+			return "covers certificatesigningrequests, which nothing masks on the direct path"
+		}
+		for _, m := range masked {
+			if slices.ContainsFunc(r.Resources, func(res string) bool { return res == "*" || res == m || strings.HasPrefix(res, m+"/") }) {
+				return fmt.Sprintf("covers %s, which the configuration masks, but nothing on the direct path", m)
+			}
 		}
 		impersonates := slices.ContainsFunc(r.Verbs, func(v string) bool { return v == "*" || strings.HasPrefix(v, "impersonate") })
 		identities := core && slices.ContainsFunc(r.Resources, func(res string) bool {

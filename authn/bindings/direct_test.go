@@ -28,7 +28,11 @@ func TestI7_WhatTheDirectPathMayNotHave(t *testing.T) {
 		{"a pod's log is neither", rule("get", "", "pods/log pods/status"), ""},
 		{"everything is secrets too", rule("get", "*", "*"), "secrets"},
 		{"another group's secrets are no Secrets", rule("get", "example.com", "secrets"), ""},
-		{"everything of apps has none", rule("*", "apps", "*"), ""},
+		{"everything of batch has what is masked there", rule("*", "batch", "*"), "databases"},
+		{"issued certificates are masked", rule("get", "certificates.k8s.io", "certificatesigningrequests"), "certificatesigningrequests"},
+		{"so is what the configuration names", rule("patch", "example.com", "databases"), "databases"},
+		{"and its status", rule("get", "example.com", "databases/status"), "databases"},
+		{"others of its group are not", rule("get", "example.com", "databasesets"), ""},
 		{"service accounts may be changed", rule("create update", "", "serviceaccounts"), ""},
 		{"but not impersonated, as the role edit allows", rule("impersonate", "", "serviceaccounts"), "impersonate"},
 		{"nor under a star", rule("*", "", "users"), "impersonate"},
@@ -37,10 +41,17 @@ func TestI7_WhatTheDirectPathMayNotHave(t *testing.T) {
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			t.Parallel()
-			got := unmasked([]rbacv1.PolicyRule{pods, tc.rule})
+			got := unmasked([]rbacv1.PolicyRule{pods, tc.rule}, []string{"databases"})
 			if (got == "") != (tc.want == "") || !strings.Contains(got, tc.want) {
 				t.Errorf("got %q, want it to hold %q", got, tc.want)
 			}
 		})
+	}
+}
+
+func TestEverythingOfAGroupMayBeHadWhereNothingOfItIsMasked(t *testing.T) {
+	t.Parallel()
+	if got := unmasked([]rbacv1.PolicyRule{{Verbs: []string{"*"}, APIGroups: []string{"apps"}, Resources: []string{"*"}}}, nil); got != "" {
+		t.Error(got)
 	}
 }

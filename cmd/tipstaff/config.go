@@ -57,6 +57,10 @@ type Config struct {
 	Proxy      *proxy.Config     `json:"proxy,omitempty"`
 	Ingest     *ingest.Config    `json:"ingest,omitempty"`
 	ClickHouse *ClickHouseConfig `json:"clickhouse,omitempty"`
+
+	// guarded says that the file has a section webhook, in whichever process its
+	// role runs.
+	guarded bool
 }
 
 // Health is where the state of the process can be asked.

@@ -204,9 +204,10 @@ func words(what authorizationv1.ResourceAttributes) string {
 // IsExemptAdmissionConfigurationResource).
 func past() []authorizationv1.ResourceAttributes {
 	var out []authorizationv1.ResourceAttributes
-	for _, verb := range []string{"get", "list", "watch", "update", "patch"} {
+	for _, verb := range []string{"get", "list", "watch", "update", "patch", "delete", "deletecollection"} {
 		out = append(out, authorizationv1.ResourceAttributes{Verb: verb, Version: "v1", Resource: "secrets"})
 	}
+	out = append(out, authorizationv1.ResourceAttributes{Verb: "create", Version: "v1", Resource: "serviceaccounts", Subresource: "token"})
 	for _, who := range []string{"users", "groups", "serviceaccounts"} {
 		out = append(out, authorizationv1.ResourceAttributes{Verb: "impersonate", Version: "v1", Resource: who})
 	}

@@ -69,6 +69,7 @@ func serveCommand(o *options) *cobra.Command {
 
 // keep drops the sections of roles that are not asked for.
 func (c *Config) keep(roles []string) error {
+	c.guarded = c.Webhook != nil
 	if len(roles) == 0 {
 		return nil
 	}
@@ -356,6 +357,10 @@ func (c *Config) buildBindings(p *process, kube *rest.Config, revoked *authn.Rev
 	b, err := bindings.New(rest.CopyConfig(kube), c.Access, &c.ClusterAgents, revoked, log)
 	if err != nil {
 		return nil, err
+	}
+	b.Mask(c.Masking.Resources()...)
+	if !c.guarded {
+		b.Unguarded()
 	}
 	if err := register("bindings", b.Collectors()); err != nil {
 		return nil, err

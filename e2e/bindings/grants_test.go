@@ -364,6 +364,20 @@ func TestAGrantIsWrittenOnce(t *testing.T) {
 	}
 }
 
+// Where no webhook holds what agents ask for, that a grant exists says nothing of
+// anybody's consent.
+func TestI2_WithoutAWebhookNoGrantIsGiven(t *testing.T) {
+	start(t, options{unguarded: true})
+	run, ns := agent(t), namespace(t)
+	g := grant(t, v1alpha1.GrantSpec{Run: run.Run, Issuer: run.Issuer, ClusterRole: reader, Namespaces: []string{ns}, Path: v1alpha1.PathDirect})
+	if now := waitPhase(t, g, v1alpha1.GrantRefused); !strings.Contains(now.Status.Message, "webhook") {
+		t.Errorf("it doesn't say why: %q", now.Status.Message)
+	}
+	if n := ofGrant(t, ns, g); n > 0 {
+		t.Errorf("%d bindings were made", n)
+	}
+}
+
 // The configuration changes, one way and back.
 func TestAGrantFollowsTheConfiguration(t *testing.T) {
 	run, ns := agent(t), namespace(t)

@@ -173,6 +173,8 @@ type options struct {
 	limits  *access.Limits
 	agents  *clusteragents.Config
 	revoked *revocations
+	// unguarded is where no admission webhook holds grants.
+	unguarded bool
 }
 
 // start runs a controller until the test ends or stop is called.
@@ -192,6 +194,9 @@ func start(t *testing.T, o options) (c *bindings.Controller, stop func()) {
 	c, err := bindings.New(o.as, *o.limits, o.agents, o.revoked, slog.New(slog.NewTextHandler(logOf(t), nil)))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if o.unguarded {
+		c.Unguarded()
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
