@@ -132,16 +132,21 @@ func (c *controlPlane) addRevocations(ctx context.Context) error {
 
 // do makes one request, which must succeed.
 func (c *controlPlane) do(ctx context.Context, method, path string, body []byte) error {
+	return c.as(ctx, method, "application/json", path, body)
+}
+
+// as makes one with a body of that type.
+func (c *controlPlane) as(ctx context.Context, method, contentType, path string, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, method, c.url+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", contentType)
 	resp, err := c.client.Do(req)
 	if err != nil {
 		return err
 	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, 4<<10))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, 64<<10)) // to its end, so that the connection is kept
 	if err := errors.Join(err, resp.Body.Close()); err != nil {
 		return err
 	}

@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Builds the peers of the admission bench, Gatekeeper and Kyverno, from their Go modules into ../../bin/peers. A
+# Builds the peers of the benches, Gatekeeper, Kyverno and kube-rbac-proxy, from their Go modules into ../../bin/peers. A
 # module for each: their pins of Kubernetes differ. Nothing is rebuilt while they stand.
 set -euo pipefail
 cd "$(dirname "$0")"
 bin=$(cd ../.. && pwd)/bin/peers
 mkdir -p "$bin"
 
-for peer in gatekeeper kyverno; do
+for peer in gatekeeper kyverno kube-rbac-proxy; do
 	want=$(cat "$peer/go.mod" "$peer/go.sum" build.sh | sha256sum | cut -d' ' -f1)-$(go env GOOS GOARCH | paste -sd-)
 	stamp=$bin/.$peer.stamp
 	if [ -x "$bin/$peer" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
