@@ -1,9 +1,12 @@
 package mask
 
 import (
+	"encoding/json"
 	"bytes"
 	"strings"
 	"testing"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 )
 
 const fuzzKnown = "Zr8-correct-horse-77Q"
@@ -56,37 +59,95 @@ func FuzzText(f *testing.F) {
 	})
 }
 
-// FuzzRestore has whatever object come back for one that was read: what is
-// restored is never a mark, and nothing else than the marks changes.
+// FuzzRestore has whatever object, merge patch or JSON patch come back for one
+// that was read: nothing else than marks changes, and where what was restored is
+// let pass, the object that results shows no real value to who reads it.
 func FuzzRestore(f *testing.F) {
-	object := `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","annotations":{"a":"postgres://u:swordfish@h"}},"data":{"k":"` + planted64 + `"},"list":[{"name":"a","password":"one-password"},{"name":"b","password":"two-password"}]}`
+	const password, token = "one-password", "sw0rdfish"
+	object := `{"kind":"Secret","apiVersion":"v1","metadata":{"name":"s","annotations":{"a":"postgres://u:` + token + `@h"}},"data":{"k":"` + planted64 + `"},"list":[{"name":"a","password":"` + password + `"},{"name":"b","password":"two-password"}],"spec":{"containers":[{"name":"c","args":["--token","` + token + `","x"],"env":[{"name":"DB_PASSWORD","value":"` + password + `"}]}]}}`
 	s := scoped(f)
-	var masked bytes.Buffer
-	if err := s.JSONOf(Ref{Resource: "secrets"}, &masked, strings.NewReader(object)); err != nil {
-		f.Fatal(err)
+	ref := Ref{Resource: "secrets"}
+	read := func(t testing.TB, object string) string {
+		var masked bytes.Buffer
+		if err := s.JSONOf(ref, &masked, strings.NewReader(object)); err != nil {
+			t.Fatal(err)
+		}
+		return masked.String()
 	}
-	o, err := s.Originals(Ref{Resource: "secrets"}, []byte(object))
+	masked := read(f, object)
+	o, err := s.Originals(ref, []byte(object))
 	if err != nil {
 		f.Fatal(err)
 	}
-	f.Add(masked.String(), "/data/k")
-	f.Add(`{"stringData":{"k":"`+s.String(planted)+`"}}`, "")
-	f.Add(`[{"op":"test","path":"/list/0/password","value":"x"}]`, "/list/-1")
-	f.Fuzz(func(t *testing.T, in, pointer string) {
-		_ = o.hides(pointer)
+	mark := masked[strings.LastIndex(masked, MarkPrefix):][:markLen]
+	f.Add(masked)
+	f.Add(`{"stringData":{"k":"` + s.String(planted) + `"}}`)
+	f.Add(`[{"op":"replace","path":""}]`)
+	f.Add(`[{"op":"test","path":"/list/0/password","value":"x"}]`)
+	f.Add(`[{"op":"add","path":"/list/0","value":{"name":"x"}},{"op":"copy","from":"/list/1/password","path":"/type"}]`)
+	f.Add(`[{"op":"replace","path":"/spec/containers/0/args/0","value":"echo"}]`)
+	f.Add(`[{"op":"replace","path":"/spec/containers/0/env/0/name","value":"COLOUR"}]`)
+	f.Add(`{"spec":{"containers":[{"name":"c","env":[{"name":"COLOUR","value":"` + mark + `"}]}]}}`)
+	f.Add(`{"metadata":{"annotations":{"kubectl.kubernetes.io/last-applied-configuration":"{\"kind\":\"Status\",\"data\":{\"k\":\"` + masked[strings.Index(masked, base64Prefix):][:48] + `\"}}"}}}`)
+	f.Fuzz(func(t *testing.T, in string) {
 		v, err := decode([]byte(in))
 		if err != nil {
 			return
 		}
-		if ops, ok := v.([]any); ok {
-			_ = o.Patch(ops)
+		sent := mustEncode(t, v)
+		var restored any
+		if _, isPatch := v.([]any); isPatch {
+			made, err := o.Patch([]byte(in))
+			if err != nil {
+				return
+			}
+			copied, err := decode([]byte(mustEncode(t, made)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			v, restored = made, o.Restore(copied)
+		} else {
+			_, before := ContainsMark(v)
+			if v, err = decode([]byte(sent)); err != nil {
+				t.Fatal(err)
+			}
+			copied, err := decode([]byte(sent))
+			if err != nil {
+				t.Fatal(err)
+			}
+			restored = o.Restore(copied)
+			if now := mustEncode(t, restored); !before && now != sent {
+				t.Fatalf("%s became %s", sent, now)
+			}
+		}
+		if _, left := ContainsMark(restored); left {
 			return
 		}
-		_, before := ContainsMark(v)
-		plain := mustEncode(t, v)
-		out := mustEncode(t, o.Restore(v))
-		if !before && out != plain {
-			t.Fatalf("%s became %s", plain, out)
+		if _, ok := o.Covers(v, restored); !ok {
+			return
+		}
+		if _, ok := restored.(map[string]any); !ok {
+			return
+		}
+		for _, result := range []string{mustEncode(t, restored), patchedBy(t, object, mustEncode(t, restored))} {
+			var kind struct{ Kind any }
+			if json.Unmarshal([]byte(result), &kind) != nil || kind.Kind != "Secret" {
+				continue // the API server takes no other kind at this path
+			}
+			shown := read(t, result)
+			for _, value := range []string{planted64, planted, password, token} {
+				if strings.Contains(shown, value) && !strings.Contains(sent, value) {
+					t.Fatalf("%s\nmade %s\nwhich shows %s", sent, result, shown)
+				}
+			}
 		}
 	})
+}
+
+func patchedBy(t *testing.T, object, patch string) string {
+	out, err := jsonpatch.MergePatch([]byte(object), []byte(patch))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(out)
 }

@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,11 +11,13 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 )
 
 // Originals are the real values behind the marks of one object.
 type Originals struct {
 	s            *Scoped
+	a            about
 	real, masked any
 }
 
@@ -31,19 +34,28 @@ func (s *Scoped) Originals(ref Ref, current []byte) (*Originals, error) {
 	if _, ok := real.(map[string]any); !ok {
 		return nil, errNoObject
 	}
-	masked := real
-	left := budget(freeLooks)
-	out, err := s.quote(current, s.rules.of(ref), 0, &left)
-	if err != nil {
+	o := &Originals{s: s, a: s.rules.of(ref), real: real}
+	if o.masked, err = o.read(real, current); err != nil {
 		return nil, err
 	}
-	if out != nil {
-		if masked, err = decode(out); err != nil {
-			return nil, errSyntax
-		}
-	}
-	return &Originals{s, real, masked}, nil
+	return o, nil
 }
+
+// read gives v, an object, as the agent reads it. raw is v as JSON.
+func (o *Originals) read(v any, raw []byte) (any, error) {
+	left := budget(freeLooks)
+	out, err := o.s.quote(raw, o.a, 0, &left)
+	if err != nil || out == nil {
+		return v, err
+	}
+	if v, err = decode(out); err != nil {
+		return nil, errSyntax
+	}
+	return v, nil
+}
+
+// Hides reports whether anything of the object is masked.
+func (o *Originals) Hides() bool { return !equal(o.real, o.masked) }
 
 // Version is the object's resourceVersion: what the values are restored from.
 func (o *Originals) Version() string {
@@ -218,78 +230,211 @@ func (o *Originals) applied(s string) string {
 	return string(out)
 }
 
-// Patch is Restore for the operations of a JSON patch (RFC 6902). An operation
-// that would show a masked value elsewhere, or test a guess of it, is an error.
-func (o *Originals) Patch(ops []any) error {
-	for i, op := range ops {
-		m, ok := op.(map[string]any)
-		if !ok {
-			continue // the API server refuses it
+// Covers reports whether the agent, reading what Restore made of sent, is shown
+// every mark where sent has it. Otherwise a real value would stand where nothing
+// masks it: its name, or the text around it, is another now. where is the first
+// such place.
+func (o *Originals) Covers(sent, restored any) (where string, ok bool) {
+	m, isObject := restored.(map[string]any)
+	if !isObject {
+		return "", false
+	}
+	// A patch may leave out what says whose its values are; what it says instead
+	// is only the client's word.
+	m = maps.Clone(m)
+	meta, _ := m["metadata"].(map[string]any)
+	if meta = maps.Clone(meta); meta == nil {
+		meta = map[string]any{}
+	}
+	m["metadata"] = meta
+	for _, of := range [...]struct {
+		m    map[string]any
+		real any
+		name string
+	}{{m, o.real, "kind"}, {m, o.real, "apiVersion"}, {meta, at(o.real, "metadata"), "name"}, {meta, at(o.real, "metadata"), "namespace"}} {
+		delete(of.m, of.name)
+		if v := at(of.real, of.name); v != nil {
+			of.m[of.name] = v
 		}
-		path := text(m["path"])
-		switch text(m["op"]) {
-		case "copy", "move":
-			if from := text(m["from"]); o.hides(from) {
-				return fmt.Errorf("operation %d (%s) takes a masked value from %s", i, text(m["op"]), from)
+	}
+	raw, err := encode(m)
+	if err != nil {
+		return "", false
+	}
+	again, err := o.read(m, raw)
+	if err != nil {
+		return "", false
+	}
+	return covers(sent, again)
+}
+
+// covers reports whether again has at least the marks that sent has, at each place.
+func covers(sent, again any) (where string, ok bool) {
+	switch sent := sent.(type) {
+	case string:
+		text, _ := again.(string)
+		for mark, n := range marksIn(sent) {
+			if strings.Count(text, mark) < n {
+				return "", false
 			}
-		case "test":
-			if !o.hides(path) {
-				continue
+		}
+	case []any:
+		list, _ := again.([]any)
+		for i, e := range sent {
+			var now any
+			if i < len(list) {
+				now = list[i]
 			}
-			if _, masked := o.point(path); !equal(m["value"], masked) {
-				return fmt.Errorf("operation %d tests a masked value at %s", i, path)
+			if p, ok := covers(e, now); !ok {
+				return join(fmt.Sprintf("[%d]", i), p), false
 			}
-			m["value"], _ = o.point(path)
-		default:
-			real, masked := o.point(path)
-			if path == "" {
-				m["value"] = o.Restore(m["value"])
-			} else if v, ok := m["value"]; ok {
-				m["value"] = o.restore(v, real, masked)
+		}
+	case map[string]any:
+		m, _ := again.(map[string]any)
+		for _, k := range slices.Sorted(maps.Keys(sent)) {
+			now, there := m[k]
+			if !there && HasMark(k) {
+				return k, false
+			}
+			if p, ok := covers(sent[k], now); !ok {
+				return join(k, p), false
 			}
 		}
 	}
-	return nil
+	return "", true
 }
 
-// hides reports whether anything at or below the pointer is masked.
-func (o *Originals) hides(pointer string) bool {
-	real, masked := o.point(pointer)
-	return !equal(real, masked)
+// marksIn counts the marks in a text, by what stands there: as they are, and in base64.
+func marksIn(s string) map[string]int {
+	found := map[string]int{}
+	for _, shape := range [...]struct {
+		prefix string
+		length int
+	}{{MarkPrefix, markLen}, {base64Prefix, base64.StdEncoding.EncodedLen(markLen)}} {
+		for rest := s; ; {
+			i := strings.Index(rest, shape.prefix)
+			if i < 0 {
+				break
+			}
+			rest = rest[i:]
+			n := min(len(rest), shape.length)
+			found[rest[:n]]++
+			rest = rest[n:]
+		}
+	}
+	return found
+}
+
+// maxOperations is how many a JSON patch may have (apiserver v0.37,
+// endpoints/handlers/patch.go).
+const maxOperations = 10_000
+
+// The API server bounds by this, too, what the copies of a patch may add up to
+// (apiserver v0.37, server/config.go: JSONPatchMaxCopyBytes). It is the library's
+// own setting for the whole process.
+func init() { jsonpatch.AccumulatedCopySizeLimit = 3 << 20 }
+
+// PatchError is a JSON patch that can't be applied to the object as its client
+// sees it, masked. Its text quotes the patch.
+type PatchError struct{ err error }
+
+// Error says what can't be applied.
+func (e *PatchError) Error() string { return e.err.Error() }
+
+// Patch judges a JSON patch (RFC 6902) by the object as its client sees it,
+// masked: what it tests, copies and moves are marks, and what it makes of the
+// object is what a client would send that reads, changes and replaces it. A test
+// for a mark passes, one for the real value fails, whatever that is.
+//
+// made is the object that the patch makes of the masked one, on which Restore and
+// Covers decide. The error is a *PatchError.
+func (o *Originals) Patch(patch []byte) (made map[string]any, err error) {
+	p, err := jsonpatch.DecodePatch(patch)
+	if err != nil {
+		return nil, &PatchError{errors.New("it is no JSON patch")}
+	}
+	if len(p) > maxOperations {
+		return nil, &PatchError{fmt.Errorf("it has %d operations, more than %d", len(p), maxOperations)}
+	}
+	masked, err := encode(o.masked)
+	if err != nil {
+		return nil, &PatchError{errSyntax}
+	}
+	out, err := apply(p, masked)
+	if err != nil {
+		return nil, &PatchError{err}
+	}
+	v, err := decode(out)
+	made, ok := v.(map[string]any)
+	if err != nil || !ok {
+		return nil, &PatchError{errNoObject}
+	}
+	return made, nil
+}
+
+// apply applies p. The library panics at some patches, such as one without a
+// value; the API server guards itself in the same way.
+func apply(p jsonpatch.Patch, object []byte) (out []byte, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errors.New("it can't be applied")
+		}
+	}()
+	return p.Apply(object)
+}
+
+// Makes reports whether the patch, which holds no mark, makes of the real object
+// just restored.
+func (o *Originals) Makes(patch []byte, restored any) bool {
+	p, err := jsonpatch.DecodePatch(patch)
+	if err != nil {
+		return false
+	}
+	real, err := encode(o.real)
+	if err != nil {
+		return false
+	}
+	out, err := apply(p, real)
+	if err != nil {
+		return false
+	}
+	v, err := decode(out)
+	return err == nil && equal(v, restored)
+}
+
+// Merge gives a JSON merge patch (RFC 7386) that makes restored of the real object.
+func (o *Originals) Merge(restored map[string]any) map[string]any {
+	real, _ := o.real.(map[string]any)
+	return merge(real, restored)
+}
+
+func merge(from, to map[string]any) map[string]any {
+	patch := map[string]any{}
+	for k, v := range to {
+		was, had := from[k]
+		if had && equal(was, v) {
+			continue
+		}
+		if a, ok := was.(map[string]any); ok {
+			if b, ok := v.(map[string]any); ok {
+				patch[k] = merge(a, b)
+				continue
+			}
+		}
+		patch[k] = v
+	}
+	for k := range from {
+		if _, kept := to[k]; !kept {
+			patch[k] = nil
+		}
+	}
+	return patch
 }
 
 func equal(a, b any) bool {
 	x, errX := encode(a)
 	y, errY := encode(b)
 	return errX == nil && errY == nil && bytes.Equal(x, y)
-}
-
-// point gives what stands at a JSON pointer (RFC 6901). Where a list's element
-// doesn't exist, nothing does.
-func (o *Originals) point(pointer string) (real, masked any) {
-	real, masked = o.real, o.masked
-	if pointer == "" {
-		return real, masked
-	}
-	for _, part := range strings.Split(strings.TrimPrefix(pointer, "/"), "/") {
-		part = strings.NewReplacer("~1", "/", "~0", "~").Replace(part)
-		real, masked = step(real, part), step(masked, part)
-	}
-	return real, masked
-}
-
-func step(v any, part string) any {
-	switch v := v.(type) {
-	case map[string]any:
-		return v[part]
-	case []any:
-		if i, err := strconv.Atoi(part); err == nil && i < 0 && i+len(v) >= 0 {
-			return v[i+len(v)] // some implementations count from the end
-		} else if err == nil && i >= 0 && i < len(v) {
-			return v[i]
-		}
-	}
-	return nil
 }
 
 // TakesOver gives the first field of an applied configuration (server-side
@@ -323,9 +468,6 @@ func takesOver(v, real, masked, owned any, path string) (string, bool) {
 	case map[string]any:
 		for _, k := range slices.Sorted(maps.Keys(v)) {
 			e := v[k]
-			if path == "" && k == "metadata" {
-				continue // annotations are compared as texts: what they quote stands elsewhere too
-			}
 			if f, found := takesOver(e, at(real, k), at(masked, k), at(owned, "f:"+k), join(path, k)); found {
 				return f, true
 			}

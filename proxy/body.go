@@ -78,6 +78,16 @@ func markRefused(where string) *apierrors.StatusError {
 	}}
 }
 
+// uncovered refuses a change after which a value that was masked would be read
+// as it is.
+func uncovered(where string) *apierrors.StatusError {
+	return &apierrors.StatusError{ErrStatus: metav1.Status{
+		Status: metav1.StatusFailure, Code: http.StatusForbidden, Reason: metav1.StatusReasonForbidden,
+		Message: fmt.Sprintf("%s holds a mark where what it stands for would no longer be masked: the name or the text beside it is another. Nothing has changed.", where),
+		Details: &metav1.StatusDetails{Causes: []metav1.StatusCause{{Type: metav1.CauseTypeFieldValueInvalid, Field: where, Message: "masked value"}}},
+	}}
+}
+
 func unsupported(message string) *apierrors.StatusError {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusUnsupportedMediaType, Reason: metav1.StatusReasonUnsupportedMediaType, Message: message,

@@ -10,10 +10,12 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/runtime/schema"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/kubernetes/scheme"
@@ -90,16 +92,15 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 		if v, err = fromProtobuf(body); err != nil {
 			return nil, "", markRefused("the body")
 		}
-		contentType = typeJSON
 	default:
 		return nil, "", unsupported("the proxy takes bodies in JSON, YAML or Kubernetes' protobuf")
 	}
-	out, changed, refused := c.restored(ctx, mt, body, v)
+	out, outType, refused = c.restored(ctx, mt, body, v)
 	switch {
 	case refused != nil:
 		return nil, "", refused
-	case changed:
-		return out, contentType, nil
+	case out != nil:
+		return out, outType, nil
 	case mt == typeProtobuf || mask.HasMark(string(body)):
 		return nil, "", markRefused("the body") // where no decoder looks: a comment
 	}
@@ -113,85 +114,154 @@ func (c *change) audit(ctx context.Context, body []byte) {
 	}
 }
 
-// restored puts the real values into v, the decoded body. changed is false where
-// v holds no mark.
-func (c *change) restored(ctx context.Context, mt string, body []byte, v any) (out []byte, changed bool, refused *apierrors.StatusError) {
+// restored puts the real values into v, the decoded body. out is nil where the
+// body passes as it is.
+func (c *change) restored(ctx context.Context, mt string, body []byte, v any) (out []byte, outType string, refused *apierrors.StatusError) {
 	where, marked := mask.ContainsMark(v)
-	ops, _ := v.([]any)
-	peeks := mt == typeJSONPatch && peeks(ops)
+	peeks := mt == typeJSONPatch && peeks(v)
 	takes := mt == typeApply && c.query.Get("force") != "true"
 	if !marked && !peeks && !takes {
-		return nil, false, nil
+		return nil, "", nil
 	}
 	if c.info.Verb != "update" && c.info.Verb != "patch" || c.info.Name == "" {
 		if marked {
-			return nil, false, markRefused(where)
+			return nil, "", markRefused(where)
 		}
-		return nil, false, nil
+		return nil, "", nil
 	}
 	raw, refused := c.current(ctx)
 	if refused != nil {
-		return nil, false, refused
+		return nil, "", refused
 	}
 	if raw == nil {
 		if marked {
-			return nil, false, markRefused(where)
+			return nil, "", markRefused(where)
 		}
-		return nil, false, nil
+		return nil, "", nil
 	}
 	o, err := c.scoped.Originals(c.ref(), raw)
 	if err != nil {
-		return nil, false, apierrors.NewInternalError(fmt.Errorf("the object as it is now can't be masked: %w", err))
+		return nil, "", apierrors.NewInternalError(fmt.Errorf("the object as it is now can't be masked: %w", err))
+	}
+	if !marked && !o.Hides() {
+		return nil, "", nil
 	}
 	if takes {
 		if field, found := o.TakesOver(v, c.query.Get("fieldManager")); found {
-			return nil, false, takeover(c.info, field)
+			return nil, "", takeover(c.info, field)
 		}
 	}
 	if mt == typeJSONPatch {
-		if err := o.Patch(ops); err != nil {
-			return nil, false, forbidden(c.info, err.Error()+": through the proxy masked values are neither compared nor copied")
-		}
-	} else {
-		v = o.Restore(v)
+		return c.patched(o, body, v)
 	}
 	if !marked {
-		return nil, false, nil
+		return nil, "", nil
 	}
-	if where, left := mask.ContainsMark(v); left {
-		return nil, false, markRefused(where)
+	sent := v
+	if v, err = copied(v); err != nil {
+		return nil, "", apierrors.NewInternalError(errors.New("the body can't be read twice"))
+	}
+	v = o.Restore(v)
+	if refused := settled(o, sent, v); refused != nil {
+		return nil, "", refused
 	}
 	// What was restored holds for this version of the object only.
-	if version := o.Version(); version != "" {
-		v = underVersion(v, version)
+	v = underVersion(v, o.Version())
+	outType = mt
+	if mt == typeProtobuf {
+		outType = typeJSON
 	}
 	if mt != typeYAML && mt != typeApply && mt != typeProtobuf {
 		if out, same := mask.Rewrite(body, v); same {
-			return out, true, nil
+			return out, outType, nil
 		}
 	}
 	if out, err = mask.Encode(v); err != nil {
-		return nil, false, apierrors.NewInternalError(errors.New("the body can't be written"))
+		return nil, "", apierrors.NewInternalError(errors.New("the body can't be written"))
 	}
-	return out, true, nil
+	return out, outType, nil
 }
 
-// peeks reports whether a JSON patch (RFC 6902) compares or copies what it
-// doesn't hold itself.
-func peeks(ops []any) bool {
+// settled refuses what still holds a mark, and what would show a real value.
+func settled(o *mask.Originals, sent, restored any) *apierrors.StatusError {
+	if where, left := mask.ContainsMark(restored); left {
+		return markRefused(where)
+	}
+	if where, ok := o.Covers(sent, restored); !ok {
+		return uncovered(where)
+	}
+	return nil
+}
+
+func copied(v any) (any, error) {
+	raw, err := mask.Encode(v)
+	if err != nil {
+		return nil, err
+	}
+	return mask.Decode(raw)
+}
+
+// patched is restored for a JSON patch: it is judged by what it makes of the
+// object as the client sees it. Where the same patch doesn't make the same of the
+// real object, a merge patch goes in its place.
+func (c *change) patched(o *mask.Originals, body []byte, v any) (out []byte, outType string, refused *apierrors.StatusError) {
+	made, err := o.Patch(body)
+	if err != nil {
+		// As the API server answers (apiserver, endpoints/handlers/patch.go).
+		return nil, "", apierrors.NewGenericServerResponse(http.StatusUnprocessableEntity, "", schema.GroupResource{}, "", err.Error(), 0, false)
+	}
+	again, err := copied(made)
+	if err != nil {
+		return nil, "", apierrors.NewInternalError(errors.New("the object can't be read twice"))
+	}
+	restored, _ := o.Restore(again).(map[string]any)
+	if refused := settled(o, made, restored); refused != nil {
+		return nil, "", refused
+	}
+	outType = typeMerge
+	if _, marked := mask.ContainsMark(v); !marked && o.Makes(body, restored) {
+		outType, v = typeJSONPatch, underVersion(v, o.Version())
+	} else {
+		v = underVersion(o.Merge(restored), o.Version())
+	}
+	if out, err = mask.Encode(v); err != nil {
+		return nil, "", apierrors.NewInternalError(errors.New("the body can't be written"))
+	}
+	return out, outType, nil
+}
+
+// harmless are the members of an object's metadata that JSON patches test, and
+// which are never masked.
+var harmless = map[string]bool{
+	"/metadata/resourceVersion": true, "/metadata/uid": true, "/metadata/name": true, "/metadata/namespace": true, "/metadata/generation": true,
+}
+
+// peeks reports whether a JSON patch (RFC 6902) may show a masked value, or say
+// whether it is a certain one: it compares or copies what it doesn't hold itself,
+// or it changes lists by position, where a neighbour may be what says that a
+// value is secret.
+func peeks(v any) bool {
+	ops, _ := v.([]any)
 	for _, op := range ops {
 		m, ok := op.(map[string]any)
 		if !ok {
 			continue
 		}
+		path, _ := m["path"].(string)
 		switch m["op"] {
-		case "test", "copy", "move":
-			path, _ := m["path"].(string)
-			if m["op"] != "test" {
-				path, _ = m["from"].(string)
-			}
-			if !strings.HasPrefix(path, "/metadata/") || strings.HasPrefix(path, "/metadata/annotations") || strings.HasPrefix(path, "/metadata/managedFields") {
+		case "test":
+			if !harmless[path] {
 				return true
+			}
+		case "copy", "move":
+			if from, _ := m["from"].(string); !harmless[from] {
+				return true
+			}
+		default:
+			for part := range strings.SplitSeq(path, "/") {
+				if _, err := strconv.Atoi(part); err == nil {
+					return true
+				}
 			}
 		}
 	}
@@ -201,6 +271,9 @@ func peeks(ops []any) bool {
 // underVersion has the API server refuse the change with a conflict when the
 // object is another by then.
 func underVersion(v any, version string) any {
+	if version == "" {
+		return v
+	}
 	switch v := v.(type) {
 	case []any:
 		return append([]any{map[string]any{"op": "replace", "path": "/metadata/resourceVersion", "value": version}}, v...)

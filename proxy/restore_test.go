@@ -58,8 +58,12 @@ func secret() string {
 
 const deployment = `{"kind":"Deployment","apiVersion":"apps/v1","metadata":{"name":"d","namespace":"a","resourceVersion":"9"},"spec":{"template":{"spec":{"containers":[{"name":"one","args":["--token","s3cr3t-Value-17","--url=postgres://u:swordfish@db/x?token=abcdef"]},{"name":"two","env":[{"name":"A","value":"b"},{"name":"DB_PASSWORD","value":"swordfish"}]}]}}}}`
 
+// weakly is deployment with a weak value behind a flag.
+var weakly = strings.Replace(deployment, "s3cr3t-Value-17", "hunter2", 1)
+
 func TestI8_MarksComeBackAsWhatTheyStandFor(t *testing.T) {
 	t.Parallel()
+	const envs = "/spec/template/spec/containers/1/env"
 	const path, deploy = "/api/v1/namespaces/a/secrets/s", "/apis/apps/v1/namespaces/a/deployments/d"
 	for _, tc := range []struct {
 		name, object, method, path, contentType string
@@ -82,7 +86,14 @@ func TestI8_MarksComeBackAsWhatTheyStandFor(t *testing.T) {
 		}, []string{real64, "bmV3", `"resourceVersion":"7"`}, nil, 0},
 		{"a JSON patch", secret(), "PATCH", path, typeJSONPatch, func(o map[string]any) any {
 			return []any{map[string]any{"op": "test", "path": "/data/password", "value": o["data"].(map[string]any)["password"]}, map[string]any{"op": "add", "path": "/data", "value": o["data"]}}
-		}, []string{real64, weak64, `"path":"/metadata/resourceVersion"`}, nil, 0},
+		}, []string{`{"metadata":{"resourceVersion":"7"}}`}, nil, 0},
+		{"a JSON patch that adds beside them", secret(), "PATCH", path, typeJSONPatch, func(o map[string]any) any {
+			o["data"].(map[string]any)["new"] = "bmV3"
+			return []any{map[string]any{"op": "replace", "path": "/data", "value": o["data"]}}
+		}, []string{`{"data":{"new":"bmV3"},"metadata":{"resourceVersion":"7"}}`}, nil, 0},
+		{"an item put before them", deployment, "PATCH", deploy, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "add", "path": envs + "/0", "value": map[string]any{"name": "X", "value": "x"}}}
+		}, []string{`"path":"/metadata/resourceVersion"`, `"op":"add"`}, nil, 0},
 		{"applied, in YAML", secret(), "PATCH", path + "?fieldManager=m", typeApply, func(o map[string]any) any {
 			delete(o["metadata"].(map[string]any), "managedFields")
 			return o
@@ -127,10 +138,54 @@ func TestI8_MarksComeBackAsWhatTheyStandFor(t *testing.T) {
 		}, nil, nil, 403},
 		{"a guess tested by a patch", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
 			return []any{map[string]any{"op": "test", "path": "/data/pin", "value": weak64}}
+		}, nil, nil, 422},
+		{"a wrong guess tested by a patch", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "test", "path": "/data/pin", "value": "d3Jvbmc="}}
+		}, nil, nil, 422},
+		{"a value copied from where an earlier operation moved it", deployment, "PATCH", deploy, typeJSONPatch, func(map[string]any) any {
+			return []any{
+				map[string]any{"op": "add", "path": envs + "/0", "value": map[string]any{"name": "X", "value": "x"}},
+				map[string]any{"op": "copy", "from": envs + "/2/value", "path": "/spec/template/spec/hostname"},
+			}
 		}, nil, nil, 403},
+		{"a guess tested where an earlier operation moved it", deployment, "PATCH", deploy, typeJSONPatch, func(map[string]any) any {
+			return []any{
+				map[string]any{"op": "add", "path": envs + "/0", "value": map[string]any{"name": "X", "value": "x"}},
+				map[string]any{"op": "test", "path": envs + "/2/value", "value": "swordfish"},
+			}
+		}, nil, nil, 422},
+		{"a name that says no more that its value is secret", deployment, "PATCH", deploy, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "replace", "path": envs + "/1/name", "value": "COLOUR"}}
+		}, nil, nil, 403},
+		{"a flag that says no more that what follows is secret", weakly, "PATCH", deploy, typeJSONPatch, func(map[string]any) any {
+			return []any{map[string]any{"op": "replace", "path": "/spec/template/spec/containers/0/args/0", "value": "echo"}}
+		}, nil, nil, 403},
+		{"the same as a merge patch", weakly, "PATCH", deploy, typeMerge, func(o map[string]any) any {
+			one := o["spec"].(map[string]any)["template"].(map[string]any)["spec"].(map[string]any)["containers"].([]any)[0].(map[string]any)
+			one["args"].([]any)[0] = "echo"
+			return o
+		}, nil, nil, 403},
+		{"a text that says no more that a part of it is secret", `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"c","resourceVersion":"3"},"data":{"app.conf":"password: hunter2\n"}}`, "PATCH", "/api/v1/namespaces/a/configmaps/c", typeMerge, func(o map[string]any) any {
+			return map[string]any{"data": map[string]any{"app.conf": strings.Replace(o["data"].(map[string]any)["app.conf"].(string), "password:", "note", 1)}}
+		}, nil, nil, 403},
+		{"an address of which the password alone is left", `{"kind":"App","apiVersion":"example.com/v1","metadata":{"name":"c","resourceVersion":"3"},"spec":{"repoURL":"https://bot:s3cr3t-Value-17-and-Much-Longer-Qx9@git/x"}}`, "PATCH", "/apis/example.com/v1/namespaces/a/apps/c", typeMerge, func(o map[string]any) any {
+			url := o["spec"].(map[string]any)["repoURL"].(string)
+			i := strings.Index(url, mask.MarkPrefix)
+			return map[string]any{"spec": map[string]any{"repoURL": url[i : strings.Index(url, "@")]}}
+		}, nil, nil, 403},
+		{"quoted in an annotation as another kind", secret(), "PATCH", path, typeMerge, func(o map[string]any) any {
+			quoted, err := json.Marshal(map[string]any{"kind": "Status", "data": map[string]any{"k": 1, "password": o["data"].(map[string]any)["password"]}})
+			if err != nil {
+				panic(err)
+			}
+			return map[string]any{"metadata": map[string]any{"annotations": map[string]any{"kubectl.kubernetes.io/last-applied-configuration": string(quoted)}}}
+		}, nil, nil, 403},
+		{"a credential of another manager's guessed in an annotation", `{"kind":"Service","apiVersion":"v1","metadata":{"name":"c","resourceVersion":"3","annotations":{"example.com/api-token":"hunter2"}}}`, "PATCH", "/api/v1/namespaces/a/services/c?fieldManager=m", typeApply, func(map[string]any) any {
+			return map[string]any{"apiVersion": "v1", "kind": "Service", "metadata": map[string]any{"name": "c", "annotations": map[string]any{"example.com/api-token": "hunter2"}}}
+		}, nil, nil, 409},
 		{"a guess tested above the value", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
 			return []any{map[string]any{"op": "test", "path": "/data", "value": map[string]any{"password": real64, "pin": weak64}}}
-		}, nil, nil, 403},
+		}, nil, nil, 422},
 		{"something else tested", secret(), "PATCH", path, typeJSONPatch, func(map[string]any) any {
 			return []any{map[string]any{"op": "test", "path": "/metadata/resourceVersion", "value": "7"}, map[string]any{"op": "test", "path": "/type", "value": "Opaque"}}
 		}, []string{`"Opaque"`}, nil, 0},
