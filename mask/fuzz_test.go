@@ -1,8 +1,8 @@
 package mask
 
 import (
-	"encoding/json"
 	"bytes"
+	"encoding/json"
 	"strings"
 	"testing"
 

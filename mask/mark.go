@@ -127,14 +127,18 @@ type Scoped struct {
 	detect *detectors
 	known  *knownValues
 	recent *recentMarks
+	// tried says that the answers are of dry runs.
+	tried bool
 }
 
 // Unlinked gives the marks of an answer to something that was tried only (a dry
-// run): those of weak values are like no others.
+// run): those of weak values are like no others. Who manages which field is left
+// out: a dry run with the right guess of a value leaves it with its owner.
 func (s *Scoped) Unlinked() *Scoped {
 	fresh := *s
 	fresh.weakKey = make([]byte, sha256.Size)
 	_, _ = rand.Read(fresh.weakKey) // never fails
+	fresh.tried = true
 	return &fresh
 }
 

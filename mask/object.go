@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 )
 
 // Object masks one decoded object in place, by what its kind and apiVersion
@@ -182,6 +184,9 @@ func (w *walker) status(pos int, a about) error {
 			}
 		case secret && !quoteless[text(obj["reason"])]:
 			o[name] = w.s.String(v)
+		case secret && othersWord(v) > 0:
+			at := othersWord(v)
+			o[name] = v[:at] + w.s.String(v[at:])
 		default:
 			o[name] = w.s.errorText(v, a, &w.left)
 		}
@@ -199,6 +204,27 @@ func (w *walker) status(pos int, a about) error {
 	}
 	w.replace(pos, end, out)
 	return nil
+}
+
+// denials stand before what somebody's admission webhook or policy says of an
+// object, which may be a value of it (apiserver, admission/plugin/webhook/errors
+// and admission/plugin/policy/validating).
+var denials = []string{"denied the request: ", "denied request: "}
+
+// othersWord gives where in a refusal the words begin of an admission webhook or
+// policy that isn't Tipstaff's, 0 where there are none.
+func othersWord(message string) int {
+	for _, own := range []string{v1alpha1.WebhookName, v1alpha1.GuardWebhookName} {
+		if strings.HasPrefix(message, `admission webhook "`+own+`" `) {
+			return 0
+		}
+	}
+	for _, d := range denials {
+		if i := strings.Index(message, d); i >= 0 {
+			return i + len(d)
+		}
+	}
+	return 0
 }
 
 // maxErrors bounds how many values are looked for in one error.

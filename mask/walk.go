@@ -405,6 +405,8 @@ func (w *walker) metadata(pos int, a about, rules *kindRules) error {
 		}
 		if string(name) == "annotations" && w.buf[value] == '{' {
 			err = w.annotations(value, quotes)
+		} else if string(name) == "managedFields" && w.s.tried {
+			w.replace(value, w.end(value), emptyList)
 		} else {
 			err = w.value(name, value, nil)
 		}
@@ -859,6 +861,8 @@ func (w *walker) plainManaged(pos int) bool {
 	}
 	return true
 }
+
+var emptyList = []byte("[]")
 
 var (
 	setValue  = []byte(`"v:`)

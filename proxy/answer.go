@@ -52,6 +52,16 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	return nil
 }
 
+// maskWarnings masks what warnings quote, whoever added them (RFC 9111 section
+// 5.5; apiserver, warning).
+func maskWarnings(h http.Header, scoped *mask.Scoped) {
+	for i, v := range h["Warning"] {
+		if masked, ok := scoped.ValueOf(mask.Ref{}, v).(string); ok {
+			h["Warning"][i] = masked
+		}
+	}
+}
+
 // smallBytes is the length up to which an answer is masked before it begins.
 const smallBytes = 64 << 10
 

@@ -42,6 +42,5 @@
 // would be a new question to people. What waits is bounded by time, number and
 // bytes; past a bound the client gets the webhook's 429.
 //
-// Not closed in this version: the lengths of lists and tables, warning headers
-// and admission refusals with reason Forbidden are passed as they are.
+// Not closed in this version: the lengths of lists and tables.
 package proxy

@@ -225,6 +225,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 			}
 		},
 		ModifyResponse: func(resp *http.Response) error {
+			maskWarnings(resp.Header, scoped)
 			if up != nil && resp.StatusCode != http.StatusSwitchingProtocols {
 				up.refused = fmt.Sprintf("not begun: the API server answered %d", resp.StatusCode)
 			}

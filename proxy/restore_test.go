@@ -171,7 +171,7 @@ func TestI8_MarksComeBackAsWhatTheyStandFor(t *testing.T) {
 		{"an address of which the password alone is left", `{"kind":"App","apiVersion":"example.com/v1","metadata":{"name":"c","resourceVersion":"3"},"spec":{"repoURL":"https://bot:s3cr3t-Value-17-and-Much-Longer-Qx9@git/x"}}`, "PATCH", "/apis/example.com/v1/namespaces/a/apps/c", typeMerge, func(o map[string]any) any {
 			url := o["spec"].(map[string]any)["repoURL"].(string)
 			i := strings.Index(url, mask.MarkPrefix)
-			return map[string]any{"spec": map[string]any{"repoURL": url[i : strings.Index(url, "@")]}}
+			return map[string]any{"spec": map[string]any{"repoURL": url[i:strings.Index(url, "@")]}}
 		}, nil, nil, 403},
 		{"quoted in an annotation as another kind", secret(), "PATCH", path, typeMerge, func(o map[string]any) any {
 			quoted, err := json.Marshal(map[string]any{"kind": "Status", "data": map[string]any{"k": 1, "password": o["data"].(map[string]any)["password"]}})
@@ -279,7 +279,7 @@ func TestI8_MarksInProtobuf(t *testing.T) {
 func TestADryRunShowsNoGuess(t *testing.T) {
 	t.Parallel()
 	srv, _ := front(t, func(w http.ResponseWriter, _ *http.Request) {
-		reply("application/json", `{"kind":"Secret","metadata":{"name":"s","namespace":"a"},"data":{"pin":"`+weak64+`"}}`)(w, nil)
+		reply("application/json", `{"kind":"Secret","metadata":{"name":"s","namespace":"a","managedFields":[{"manager":"owner","fieldsV1":{"f:data":{"f:pin":{}}}}]},"data":{"pin":"`+weak64+`"}}`)(w, nil)
 	})
 	const path = "/api/v1/namespaces/a/secrets/s"
 	_, read := call(t, srv, "GET", path, nil, "")
@@ -290,6 +290,37 @@ func TestADryRunShowsNoGuess(t *testing.T) {
 	_, tried := call(t, srv, "PATCH", path+"?dryRun=All", http.Header{"Content-Type": {typeMerge}}, `{"data":{"pin":"`+weak64+`"}}`)
 	if tried == read || strings.Contains(tried, weak64) {
 		t.Errorf("got %s", tried)
+	}
+	// Who owns a field after a write says whether the value was another.
+	if !strings.Contains(read, "f:pin") || !strings.Contains(tried, `"managedFields":[]`) {
+		t.Errorf("read %s, tried %s", read, tried)
+	}
+}
+
+func TestI7_WhatOthersSayOfASecretIsMasked(t *testing.T) {
+	t.Parallel()
+	for name, said := range map[string]string{
+		"a webhook":  `admission webhook \"lint.example.com\" denied the request: hunter2 is weak`,
+		"a policy":   `secrets \"s\" is forbidden: ValidatingAdmissionPolicy 'p' with binding 'b' denied request: hunter2 is weak`,
+		"RBAC":       `secrets \"s\" is forbidden: User \"agent:a:b\" cannot update resource \"secrets\"`,
+		"Tipstaff's": `admission webhook \"changes.tipstaff.dev\" denied the request: held by rule \"secrets\"`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv, _ := front(t, func(w http.ResponseWriter, _ *http.Request) {
+				w.Header().Set("Warning", `299 - "password: hunter2 is weak"`)
+				w.Header().Set("Content-Type", "application/json")
+				w.WriteHeader(http.StatusForbidden)
+				_, _ = io.WriteString(w, `{"kind":"Status","apiVersion":"v1","status":"Failure","reason":"Forbidden","code":403,"message":"`+said+`"}`)
+			})
+			resp, body := call(t, srv, "PUT", "/api/v1/namespaces/a/secrets/s", http.Header{"Content-Type": {typeJSON}}, `{"kind":"Secret","metadata":{"name":"s"}}`)
+			if all := body + strings.Join(resp.Header["Warning"], ""); strings.Contains(all, "hunter2") {
+				t.Errorf("got %s", all)
+			}
+			if own := strings.HasSuffix(said, "weak"); !own && !strings.Contains(body, said) {
+				t.Errorf("got %s, want it as it is", body)
+			}
+		})
 	}
 }
 
