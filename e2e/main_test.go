@@ -79,7 +79,7 @@ func runTests(m *testing.M) int {
 	}
 	defer c.Stop()
 	shared = c
-	if r := c.Kubectl(context.Background(), c.Admin, "create", "-f", filepath.Join("testdata", "changes-directly.yaml")); !r.OK() {
+	if r := c.Kubectl(context.Background(), c.Admin, "create", "-f", filepath.Join(c.Root, "e2e", "testdata", "changes-directly.yaml")); !r.OK() {
 		fmt.Fprintln(os.Stderr, r.Output())
 		return 1
 	}

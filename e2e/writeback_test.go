@@ -28,8 +28,8 @@ func TestI8_NoMaskIsWrittenBack(t *testing.T) {
 	refused(t, "holds a mask", a.direct, "create", "configmap", "copy", "-n", ns, "--from-literal=key=tipstaff-masked-0123456789abcdef0123")
 	refused(t, "data.other holds a mark", a.proxied, "replace", "-f", writeFile(t, strings.Replace(read, `"key":`, `"other":`, 1)))
 	refused(t, "stringData.key holds a mark", a.proxied, "create", "-f", writeFile(t, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"copy","namespace":"`+ns+`"},"stringData":{"key":"tipstaff-masked-0123456789abcdef0123"}}`))
-	refused(t, "neither compared nor copied", a.proxied, "patch", "secret", "real", "-n", ns, "--type=json", "-p", `[{"op":"copy","from":"/data/key","path":"/metadata/annotations"}]`)
-	refused(t, "neither compared nor copied", a.proxied, "patch", "secret", "real", "-n", ns, "--type=json", "-p", `[{"op":"test","path":"/data/pin","value":"MTIzNA=="}]`)
+	refused(t, "holds a mark", a.proxied, "patch", "secret", "real", "-n", ns, "--type=json", "-p", `[{"op":"copy","from":"/data/key","path":"/metadata/annotations"}]`)
+	refused(t, "The request is invalid", a.proxied, "patch", "secret", "real", "-n", ns, "--type=json", "-p", `[{"op":"test","path":"/data/pin","value":"MTIzNA=="}]`)
 	refused(t, "conflict", a.proxied, "apply", "--server-side", "-f", writeFile(t, `{"apiVersion":"v1","kind":"Secret","metadata":{"name":"real","namespace":"`+ns+`"},"stringData":{"pin":"1234"}}`))
 	a.values(t, ns, "the-real-value1234")
 }
