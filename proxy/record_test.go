@@ -164,8 +164,11 @@ func TestATerminalsSizeIsRecorded(t *testing.T) {
 		err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{
 			Stdout: &stdout, Tty: true, TerminalSizeQueue: &resized{[]remotecommand.TerminalSize{{Width: 120, Height: 40}, {Width: 90, Height: 30}}},
 		})
-		if err != nil || stdout.String() != "90x30" {
-			t.Errorf("%q: %v", &stdout, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stdout.String() != "90x30" {
+			t.Errorf("%q", &stdout)
 		}
 		s.shelf.ended(t)
 		if got := s.shelf.text(recording.Size); got != "120x4090x30" || !s.shelf.sessions[0].TTY {
@@ -249,8 +252,11 @@ func TestSessionsPassUnrecordedWhereTheConfigurationSaysSo(t *testing.T) {
 		}))
 		s.p.unrecorded = SessionsConfig{Record: new(bool)}.unrecorded()
 		var stdout bytes.Buffer
-		if err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout}); err != nil || stdout.String() != "a "+hidden {
-			t.Errorf("%q: %v", &stdout, err)
+		if err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout}); err != nil {
+			t.Fatal(err)
+		}
+		if stdout.String() != "a "+hidden {
+			t.Errorf("%q", &stdout)
 		}
 		if len(s.shelf.sessions)+len(s.shelf.frames) > 0 {
 			t.Error("it was recorded")

@@ -236,7 +236,7 @@ func (s *stage) executor(t testing.TB, dialect, verb string, o remotecommand.Str
 
 func (s *stage) run(ctx context.Context, t testing.TB, dialect string, o remotecommand.StreamOptions) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute) // a machine can be busy
 	defer cancel()
 	return s.executor(t, dialect, "exec", o).StreamWithContext(ctx, o)
 }
@@ -267,7 +267,7 @@ func TestI7_WhatACommandPrintsIsMasked(t *testing.T) {
 		var stdout, stderr bytes.Buffer
 		err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout, Stderr: &stderr})
 		if exit := (exec.CodeExitError{}); !errors.As(err, &exit) || exit.Code != 7 {
-			t.Errorf("it ended with %v", err)
+			t.Fatalf("it ended with %v", err) // both may be written to still
 		}
 		if stdout.String() != "a "+hidden+" b "+hidden+" c hun" || stderr.String() != hidden {
 			t.Errorf("stdout %q, stderr %q", &stdout, &stderr)
@@ -286,9 +286,11 @@ func TestLargeOutputIsTheSame(t *testing.T) {
 			return 0
 		}))
 		var stdout bytes.Buffer
-		err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout})
-		if err != nil || !bytes.Equal(stdout.Bytes(), want) {
-			t.Errorf("%d of %d bytes, equal %t: %v", stdout.Len(), len(want), bytes.Equal(stdout.Bytes(), want), err)
+		if err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout}); err != nil {
+			t.Fatal(err) // it may be written to still
+		}
+		if !bytes.Equal(stdout.Bytes(), want) {
+			t.Errorf("%d of %d bytes, or others", stdout.Len(), len(want))
 		}
 	})
 }
@@ -311,8 +313,7 @@ func TestStdinReachesTheContainerAsItIs(t *testing.T) {
 			got <- all.String()
 			return 0
 		}))
-		var stdout bytes.Buffer
-		err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdin: strings.NewReader(want + end), Stdout: &stdout})
+		err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdin: strings.NewReader(want + end), Stdout: io.Discard})
 		if err != nil {
 			t.Fatal(err)
 		}
