@@ -261,6 +261,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		rp.ServeHTTP(w, r)
 		return
 	}
+	up.cut = q.under.cut
 	if up.commands {
 		if up.tape, status = p.begin(r, q, scoped); status != nil {
 			p.metrics.sessions.WithLabelValues("refused").Inc()
@@ -276,6 +277,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 			p.metrics.sessions.WithLabelValues("ended").Inc()
 		}()
 	}
+	defer up.close() // before it is waited for
 	rp.ServeHTTP(hijackable{w, q.under}, r)
 }
 

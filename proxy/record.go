@@ -57,18 +57,7 @@ type tape struct {
 	mu     sync.Mutex
 	seq    uint32
 	failed error
-	status bool // how the command ended is there
 	ended  bool
-}
-
-// told reports whether the command told how it ended.
-func (t *tape) told() bool {
-	if t == nil {
-		return false
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.status
 }
 
 // begin starts the recording of r's session, before anything of it reaches the
@@ -173,7 +162,6 @@ func (t *tape) keep(of recording.Stream, data []byte) error {
 	if t.failed != nil || t.ended {
 		return errNotKept
 	}
-	t.status = t.status || of == recording.Status
 	return t.write(context.Background(), of, data)
 }
 
