@@ -24,6 +24,7 @@
 // subresources. Paths that two readers could read differently get 400.
 //
 // Where the API server can't be told to send audit events, it writes them itself.
+// What one holds costs no other its place, and each that is lost is counted.
 // Every request that it passes has an audit id of its own drawing.
 //
 // When the API server can't be reached it answers 503, when it doesn't answer in

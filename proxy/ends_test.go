@@ -136,7 +136,7 @@ func TestI9_AfterACutOnlyTheLastWordsGoOut(t *testing.T) {
 						b, _ := io.ReadAll(client)
 						got <- string(b)
 					}()
-					time.Sleep(wait)
+					<-time.After(wait) // of the bubble: no time passes
 					close(server.says)
 					if b := <-got; !strings.Contains(b, "it went astray") || strings.Contains(b, "printed before") {
 						t.Errorf("after the cut came %q", b)
@@ -320,7 +320,7 @@ func TestAPanicWhileAPromptIsPassedOnEndsItsOutputAlone(t *testing.T) {
 		if err := o.write([]byte("Continue? ")); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(2 * quiet)
+		<-time.After(2 * quiet) // of the bubble: no time passes
 		synctest.Wait()
 		if err := o.write([]byte("y")); err == nil {
 			t.Error("more is written")

@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -47,6 +48,7 @@ type Proxy struct {
 	// unrecorded says that sessions pass without being recorded.
 	unrecorded bool
 	audit      *auditor // nil where the proxy writes no events of its own
+	lostLogged atomic.Int64
 	metrics    *proxyMetrics
 	lastCall   time.Duration
 	storeTries wait.Backoff
