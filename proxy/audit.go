@@ -100,6 +100,9 @@ func (p *Proxy) audited(w http.ResponseWriter, r *http.Request, q *asked, next h
 	ctx = request.WithUser(ctx, &user.DefaultInfo{Name: q.identity.UserName, Groups: q.identity.Groups, Extra: q.identity.Extra})
 	ctx = audit.WithAuditContext(ctx)
 	audit.WithAuditID(ctx, types.UID(q.id))
+	// The event's addresses would begin with what these say, and agents say it.
+	r.Header.Del("X-Forwarded-For")
+	r.Header.Del("X-Real-Ip")
 	// An answer that breaks off, because its client or its run has gone, is no
 	// panic of the server's.
 	broke := false

@@ -248,6 +248,18 @@ func TestAStrictAuditRefusesWhatCannotBeStored(t *testing.T) {
 	}
 }
 
+func TestAnEventsAddressIsTheConnections(t *testing.T) {
+	t.Parallel()
+	srv, p, l, _ := audited(t, AuditBlockingStrict, reply("application/json", `{"kind":"PodList","items":[]}`))
+	call(t, srv, "GET", "/api/v1/pods", http.Header{"X-Forwarded-For": {"192.0.2.1, 192.0.2.2"}, "X-Real-Ip": {"192.0.2.3"}, "Forwarded": {"for=192.0.2.4"}}, "")
+	idle(t, p, 0)
+	for _, ev := range l.all() {
+		if fmt.Sprint(ev.SourceIPs) != "[127.0.0.1]" {
+			t.Errorf("%s: %v", ev.Stage, ev.SourceIPs)
+		}
+	}
+}
+
 func TestWhatIngestRefusesIsNotTriedAgain(t *testing.T) {
 	t.Parallel()
 	var mu sync.Mutex
