@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -91,20 +92,32 @@ func maskBody(s *mask.Scoped, ref objectRef, raw jsontext.Value, request bool) (
 	if err != nil {
 		return nil, true
 	}
+	about := mask.Ref{Resource: ref.Resource, Subresource: ref.Subresource}
 	if obj, ok := v.(map[string]any); ok && request && ref.Resource != "" {
 		// What a request says it is, is the client's word. What it is about is
 		// the API server's: that decides.
-		kind, had := obj["kind"]
-		if named, _ := kind.(string); had && ref.maskedByField() {
+		if kind, had := obj["kind"]; had && (ref.maskedByField() || !ownFields(kind)) {
 			delete(obj, "kind")
-			v = s.ValueOf(mask.Ref{Resource: ref.Resource, Subresource: ref.Subresource}, obj)
-			if len(named) <= maxIDBytes {
+			v = s.ValueOf(about, obj)
+			if named, ok := kind.(string); ok && len(named) <= maxIDBytes {
 				obj["kind"] = kind
 			}
 			return encodeAny(v)
 		}
 	}
-	return encodeAny(s.ValueOf(mask.Ref{Resource: ref.Resource, Subresource: ref.Subresource}, v))
+	return encodeAny(s.ValueOf(about, v))
+}
+
+// ownFields reports whether an object that calls itself kind has fields of its
+// own, which mask's rules name. What wraps others has none there, and no request
+// is one: an object that called itself so would go round the rules of what it is.
+func ownFields(kind any) bool {
+	named, ok := kind.(string)
+	switch named {
+	case "Status", "Table", "PartialObjectMetadata", "WatchEvent":
+		return false
+	}
+	return ok && !strings.HasSuffix(named, "List")
 }
 
 // maskedByField reports whether the resource's objects are masked by what they

@@ -3,6 +3,7 @@ package ingest
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -258,6 +259,27 @@ func TestI7_NothingPlantedLeavesPrepare(t *testing.T) {
 		}
 		if name == "agent.json" && !bytes.Contains(out, []byte(mask.MarkPrefix)) {
 			t.Error("there are no marks: was anything masked?")
+		}
+	}
+}
+
+// TestI7_WhatARequestIsAboutDecidesHowItsBodyIsMasked, not what the body calls itself.
+func TestI7_WhatARequestIsAboutDecidesHowItsBodyIsMasked(t *testing.T) {
+	t.Parallel()
+	m, err := (&mask.Config{Fields: []mask.FieldRule{{Resource: "databases", Kind: "Database", Paths: []string{"spec.admin"}}}}).New(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, kind := range []string{`"Database"`, `"Status"`, `"Table"`, `"WatchEvent"`, `"PartialObjectMetadata"`, `"PartialObjectMetadataList"`, `"XList"`, `"List"`, `"DatabaseList"`, `""`, `null`, `7`, `["weak word"]`, `{"a":"weak word"}`} {
+		for resource, body := range map[string]string{
+			"databases":    `{"kind":%s,"spec":{"admin":"weak word"}}`,
+			"tokenreviews": `{"kind":%s,"spec":{"token":"weak word"}}`,
+			"secrets":      `{"kind":%s,"stringData":{"a":"weak word"}}`,
+		} {
+			masked, omitted := maskBody(m.Scope("r"), objectRef{Resource: resource}, []byte(fmt.Sprintf(body, kind)), true)
+			if omitted || !bytes.Contains(masked, []byte(mask.MarkPrefix)) || bytes.Contains(masked, []byte("weak")) {
+				t.Errorf("%s that call themselves %s: %s", resource, kind, masked)
+			}
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
 
+	"github.com/tipstaff-dev/tipstaff/internal/recording"
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
 
@@ -45,6 +46,9 @@ func (in *Ingest) Handler() http.Handler {
 
 // refused is a body that would not be taken, sent again.
 type refused struct{ error }
+
+// Is says so to whoever calls us in the same process.
+func (refused) Is(target error) bool { return target == recording.ErrRefused }
 
 func (in *Ingest) receive(w http.ResponseWriter, r *http.Request, take func(ctx context.Context, cluster string, body []byte) error) {
 	ctx, cluster := r.Context(), r.PathValue("cluster")

@@ -25,18 +25,15 @@ func (in *Ingest) piece(ctx context.Context, cluster string, body []byte) error 
 		in.log.ErrorContext(ctx, "piece of a recording refused", "cluster", cluster, "reason", err)
 		return refused{err}
 	}
-	return in.storePiece(ctx, cluster, p)
+	return in.storePiece(ctx, cluster, p, body)
 }
 
-func (in *Ingest) storePiece(ctx context.Context, cluster string, p *recording.Piece) error {
+// storePiece stores body, which p was read from.
+func (in *Ingest) storePiece(ctx context.Context, cluster string, p *recording.Piece, body []byte) error {
 	err := func() error {
 		s := in.stream.Load()
 		if s == nil {
 			return errNotReady
-		}
-		body, err := json.Marshal(p)
-		if err != nil {
-			return fmt.Errorf("write the piece: %w", err)
 		}
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 		defer cancel()
@@ -91,12 +88,19 @@ func (in *Ingest) RecordsOf(cluster string) (*Records, error) {
 	return &Records{in, cluster}, nil
 }
 
-// StoreSession stores a piece of a recording. nil means that it is on disk.
+// StoreSession stores a piece of a recording. nil means that it is on disk, and
+// will be read there: what it becomes is read here as one that comes over the
+// network is. recording.ErrRefused means that it would not be taken again either.
 func (r *Records) StoreSession(ctx context.Context, p *recording.Piece) error {
-	return r.in.storePiece(ctx, r.cluster, p)
+	body, err := json.Marshal(p)
+	if err != nil {
+		return fmt.Errorf("write the piece: %w", err)
+	}
+	return r.in.piece(ctx, r.cluster, body)
 }
 
-// StoreEvents stores an audit.k8s.io/v1 EventList. nil means that it is on disk.
+// StoreEvents stores an audit.k8s.io/v1 EventList. nil means that it is on disk,
+// recording.ErrRefused that it would not be taken again either.
 func (r *Records) StoreEvents(ctx context.Context, list []byte) error {
 	return r.in.fromProxy(ctx, r.cluster, list)
 }

@@ -110,6 +110,27 @@ func TestI6_ARecordingIsThereOnceAndWhole(t *testing.T) {
 	}
 }
 
+// A session whose piece is refused where it is read, later, would have run unseen.
+func TestAPieceIsRefusedBeforeItIsStoredInTheSameProcessToo(t *testing.T) {
+	t.Parallel()
+	in, _, _ := start(t, t.TempDir(), away{})
+	records, err := in.RecordsOf("demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	many, grows := begun(), begun()
+	many.Session.Command = make([]string, 1025)
+	grows.Session.Container = strings.Repeat("\xff", 4<<10) // each byte is three when it is read again
+	for name, p := range map[string]*recording.Piece{"a command of too many arguments": many, "a text that is no UTF-8": grows} {
+		if err := records.StoreSession(t.Context(), p); !errors.Is(err, recording.ErrRefused) {
+			t.Errorf("%s: got %v", name, err)
+		}
+	}
+	if got := backlog(t, in); got != 0 {
+		t.Errorf("%d messages wait, want none", got)
+	}
+}
+
 func TestEventsOfTheProxysOwnSaySo(t *testing.T) {
 	t.Parallel()
 	store, _ := engine(t, t.TempDir(), "127.0.0.1:0")
@@ -138,7 +159,7 @@ func TestEventsOfTheProxysOwnSaySo(t *testing.T) {
 		return count(t, conn, `SELECT count() FROM tipstaff.audit_events FINAL WHERE source = 'proxy'`) == n &&
 			count(t, conn, `SELECT count() FROM tipstaff.audit_events FINAL WHERE source = ''`) == n
 	})
-	if err := records.StoreEvents(context.Background(), []byte("{")); err == nil || strings.Contains(err.Error(), "{") {
+	if err := records.StoreEvents(context.Background(), []byte("{")); !errors.Is(err, recording.ErrRefused) || strings.Contains(err.Error(), "{") {
 		t.Errorf("no list: got %v", err)
 	}
 }

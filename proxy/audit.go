@@ -1,21 +1,16 @@
 package proxy
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 	"k8s.io/apimachinery/pkg/util/wait"
 	auditinternal "k8s.io/apiserver/pkg/apis/audit"
-	auditv1 "k8s.io/apiserver/pkg/apis/audit/v1"
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/audit/policy"
 	"k8s.io/apiserver/pkg/authentication/user"
@@ -52,13 +47,14 @@ func (a *Audit) validate(at *field.Path) field.ErrorList {
 // Events keeps audit events.
 type Events interface {
 	// StoreEvents returns nil when list, an audit.k8s.io/v1 EventList in JSON, is
-	// on disk. The same list may come twice.
+	// on disk. The same list may come twice. recording.ErrRefused means that trying
+	// again is of no use.
 	StoreEvents(ctx context.Context, list []byte) error
 }
 
 // The batches' bounds are the API server's defaults, but for the wait: a SOC
 // wants to see now what agents do.
-var auditBatches = buffered.BatchConfig{BufferSize: 10_000, MaxBatchSize: 400, MaxBatchWait: time.Second, AsyncDelegate: true}
+var auditBatches = buffered.BatchConfig{BufferSize: maxEventsHeld, MaxBatchSize: 400, MaxBatchWait: time.Second, AsyncDelegate: true}
 
 // auditTries bridge what a restart of ingest takes. In a batch nobody waits for
 // them; a request that does gets fewer.
@@ -81,7 +77,7 @@ func (p *Proxy) AuditWith(e Events, mode string) {
 	rules := &auditinternal.Policy{Rules: []auditinternal.PolicyRule{{Level: auditinternal.LevelRequest}}}
 	if mode != AuditBlockingStrict {
 		b.tries = auditTries
-		a.sink = buffered.NewBackend(b, auditBatches)
+		a.sink = newQueue(b, auditBatches)
 		rules.OmitStages = []auditinternal.Stage{auditinternal.StageRequestReceived}
 	}
 	a.policy = policy.NewPolicyRuleEvaluator(rules)
@@ -104,6 +100,9 @@ func (p *Proxy) audited(w http.ResponseWriter, r *http.Request, q *asked, next h
 	ctx = request.WithUser(ctx, &user.DefaultInfo{Name: q.identity.UserName, Groups: q.identity.Groups, Extra: q.identity.Extra})
 	ctx = audit.WithAuditContext(ctx)
 	audit.WithAuditID(ctx, types.UID(q.id))
+	// The event's addresses would begin with what these say, and agents say it.
+	r.Header.Del("X-Forwarded-For")
+	r.Header.Del("X-Real-Ip")
 	// An answer that breaks off, because its client or its run has gone, is no
 	// panic of the server's.
 	broke := false
@@ -130,76 +129,6 @@ func longRunning(_ *http.Request, info *request.RequestInfo) bool {
 	return info.Verb == "watch" || info.IsResourceRequest && (interactive[info.Subresource] || logs(info))
 }
 
-// eventSink sends events to where they are kept.
-type eventSink struct {
-	to    Events
-	tries wait.Backoff
-	proxy *Proxy
-}
-
-var _ audit.Backend = &eventSink{}
-
-// Run has nothing to begin.
-func (*eventSink) Run(<-chan struct{}) error { return nil }
-
-// Shutdown has nothing to wait for.
-func (*eventSink) Shutdown() {}
-
-// String is the sink's name.
-func (*eventSink) String() string { return "tipstaff" }
-
-// ProcessEvents returns true when all events are on disk.
-func (s *eventSink) ProcessEvents(events ...*auditinternal.Event) bool {
-	list, err := encodeEvents(events)
-	if err == nil {
-		var last error
-		err = wait.ExponentialBackoff(s.tries, func() (bool, error) {
-			ctx, cancel := context.WithTimeout(context.Background(), storeTimeout)
-			defer cancel()
-			last = s.to.StoreEvents(ctx, list)
-			return last == nil, nil
-		})
-		err = errors.Join(err, last)
-	}
-	if err != nil {
-		s.proxy.metrics.unaudited.Add(float64(len(events)))
-		s.proxy.log.Error("audit events lost", "events", len(events), "error", err)
-		return false
-	}
-	return true
-}
-
-// encodeEvents gives events as the API server sends them.
-func encodeEvents(events []*auditinternal.Event) ([]byte, error) {
-	list := auditv1.EventList{TypeMeta: metav1.TypeMeta{APIVersion: auditv1.SchemeGroupVersion.String(), Kind: "EventList"}}
-	list.Items = make([]auditv1.Event, len(events))
-	for i, ev := range events {
-		if err := auditv1.Convert_audit_Event_To_v1_Event(ev, &list.Items[i], nil); err != nil {
-			return nil, fmt.Errorf("write an audit event: %w", err)
-		}
-		named(&list.Items[i])
-	}
-	out, err := json.Marshal(list)
-	if err != nil {
-		return nil, fmt.Errorf("write audit events: %w", err)
-	}
-	return out, nil
-}
-
-// named gives the event of a new object the object's name, as the API server does.
-func named(ev *auditv1.Event) {
-	ref := ev.ObjectRef
-	if ref == nil || ref.Name != "" || ev.Verb != "create" || ev.RequestObject == nil {
-		return
-	}
-	var obj metav1.PartialObjectMetadata
-	if json.NewDecoder(bytes.NewReader(ev.RequestObject.Raw)).Decode(&obj) == nil {
-		copied := *ref // the internal event's own is used again at the next stage
-		copied.Name = obj.Name
-		ev.ObjectRef = &copied
-	}
-}
-
 // proxyMetrics are the proxy's own, beside those of what waits.
 type proxyMetrics struct {
 	unaudited prometheus.Counter
@@ -209,7 +138,7 @@ type proxyMetrics struct {
 func newProxyMetrics() *proxyMetrics {
 	m := &proxyMetrics{
 		unaudited: prometheus.NewCounter(prometheus.CounterOpts{
-			Namespace: "tipstaff", Subsystem: "proxy", Name: "audit_events_lost_total", Help: "Audit events of the proxy's own that could not be stored.",
+			Namespace: "tipstaff", Subsystem: "proxy", Name: "audit_events_lost_total", Help: "Audit events of the proxy's own that could not be stored, or held until then.",
 		}),
 		sessions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Namespace: "tipstaff", Subsystem: "proxy", Name: "sessions_total", Help: "Sessions of exec and attach, by how their recording went: ended, refused or failed.",

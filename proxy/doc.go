@@ -13,7 +13,9 @@
 // Logs are masked as they stream, and the output of exec and attach over
 // WebSocket (v5 and v4.channel.k8s.io) and SPDY/3.1; port-forward passes as it
 // is. What passes in exec and attach is recorded before it does, and a session
-// that can't be recorded is refused or cut (ADR 10).
+// that can't be recorded is refused or cut (ADR 10). One that ends before its
+// command told how it ended is never a success: the proxy says so in its place.
+// Of a session that is cut only that goes out, not what the masker still held.
 //
 // It refuses, with a Kubernetes Status that says so: other answers than JSON
 // (the Accept header is narrowed, and what only takes protobuf gets that where it
@@ -22,6 +24,7 @@
 // subresources. Paths that two readers could read differently get 400.
 //
 // Where the API server can't be told to send audit events, it writes them itself.
+// What one holds costs no other its place, and each that is lost is counted.
 // Every request that it passes has an audit id of its own drawing.
 //
 // When the API server can't be reached it answers 503, when it doesn't answer in

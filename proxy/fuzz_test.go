@@ -74,7 +74,7 @@ func FuzzWebSocket(f *testing.F) {
 		if bytewise {
 			src = iotest.OneByteReader(src)
 		}
-		tunnel := newWebSocketTunnel(t.Context(), oneWay{src, io.Discard}, s, nil)
+		tunnel := newWebSocketTunnel(t.Context(), oneWay{src, io.Discard}, s, uncut(nil))
 		out, _ := io.ReadAll(tunnel)
 		for ch := range byte(4) {
 			if got := channelOf(t, out, ch); ch > 0 && strings.Contains(got, fuzzValue) {
@@ -91,6 +91,9 @@ func fuzzTape(s *shelf) *tape {
 		session: recording.Session{ID: "s", Started: time.Now(), Verb: "exec", Agent: agent},
 	}
 }
+
+// uncut is a session that nobody can cut.
+func uncut(t *tape) *upgrade { return &upgrade{tape: t, cut: func(*apierrors.StatusError) {}} }
 
 // FuzzWebSocketInput has whatever bytes come from the client: what of them reaches
 // a command's stdin is in the recording.
@@ -109,6 +112,7 @@ func FuzzWebSocketInput(f *testing.F) {
 	whole := ws.Header{Fin: true, OpCode: ws.OpBinary}
 	f.Add(append(frame(whole, "\x00ls\n"), frame(whole, "\x04{\"Width\":1}")...), false)
 	f.Add(slices.Concat(frame(ws.Header{OpCode: ws.OpBinary}, ""), frame(ws.Header{Fin: true, OpCode: ws.OpPing}, "p"), frame(ws.Header{Fin: true, OpCode: ws.OpContinuation}, "\x00rm -rf /\n")), true)
+	f.Add(append(frame(ws.Header{OpCode: ws.OpBinary}, "\x07"), frame(ws.Header{Fin: true, OpCode: ws.OpContinuation}, "\x00rm -rf /\n")...), false)
 	f.Add(frame(ws.Header{Fin: true, OpCode: ws.OpText}, "\x00ls\n"), false)
 	f.Fuzz(func(t *testing.T, in []byte, bytewise bool) {
 		kept := newShelf()
@@ -116,7 +120,7 @@ func FuzzWebSocketInput(f *testing.F) {
 		ended := make(chan struct{})
 		r, w := io.Pipe()
 		tape := fuzzTape(kept)
-		tunnel := newWebSocketTunnel(t.Context(), oneWay{r, &passed}, s, tape)
+		tunnel := newWebSocketTunnel(t.Context(), oneWay{r, &passed}, s, uncut(tape))
 		go func() {
 			defer close(ended)
 			_, _ = io.Copy(io.Discard, tunnel)
@@ -138,8 +142,8 @@ func FuzzWebSocketInput(f *testing.F) {
 		if mask.HasMark(recorded) {
 			return
 		}
-		// What a server reads of it.
-		var typed, message []byte
+		// What the API server reads of it: each frame is a message (x/net/websocket).
+		var typed []byte
 		for src := bytes.NewReader(passed.Bytes()); ; {
 			h, err := ws.ReadHeader(src)
 			if err != nil || h.Length > int64(src.Len()) {
@@ -151,11 +155,8 @@ func FuzzWebSocketInput(f *testing.F) {
 				continue
 			}
 			ws.Cipher(data, h.Mask, 0)
-			if message = append(message, data...); h.Fin {
-				if len(message) > 1 && message[0] == channelStdin {
-					typed = append(typed, message[1:]...)
-				}
-				message = nil
+			if len(data) > 1 && data[0] == channelStdin {
+				typed = append(typed, data[1:]...)
 			}
 		}
 		if !strings.HasPrefix(recorded, string(typed)) {
@@ -187,7 +188,7 @@ func FuzzSPDY(f *testing.F) {
 	f.Add(frames(open(1, "stdin")), frames(&spdy.SynReplyFrame{StreamId: 1, Headers: http.Header{}}, &spdy.GoAwayFrame{}))
 	f.Add([]byte{}, []byte("\x00\x00\x00\x01\x00\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, client, server []byte) {
-		tunnel, err := newSPDYTunnel(t.Context(), oneWay{bytes.NewReader(server), io.Discard}, s, fuzzTape(newShelf()))
+		tunnel, err := newSPDYTunnel(t.Context(), oneWay{bytes.NewReader(server), io.Discard}, s, uncut(fuzzTape(newShelf())))
 		if err != nil {
 			t.Fatal(err)
 		}

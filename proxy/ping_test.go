@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"context"
 	"io"
 	"net/http"
 	"strings"
@@ -44,7 +45,7 @@ func (c *talk) Close() error { return nil }
 
 // speaker makes and reads the frames of a protocol.
 type speaker struct {
-	tunnel func(t *testing.T, c io.ReadWriteCloser, s *mask.Scoped, kept *tape) io.ReadWriter
+	tunnel func(ctx context.Context, t *testing.T, c io.ReadWriteCloser, s *mask.Scoped, u *upgrade) io.ReadWriteCloser
 	open   []byte // what the client says first
 	ping   func(id byte) []byte
 	answer []byte // to a ping of the API server's
@@ -55,8 +56,8 @@ type speaker struct {
 
 func webSocketSpeaker() speaker {
 	return speaker{
-		tunnel: func(t *testing.T, c io.ReadWriteCloser, s *mask.Scoped, kept *tape) io.ReadWriter {
-			return newWebSocketTunnel(t.Context(), c, s, kept)
+		tunnel: func(ctx context.Context, t *testing.T, c io.ReadWriteCloser, s *mask.Scoped, u *upgrade) io.ReadWriteCloser {
+			return newWebSocketTunnel(ctx, c, s, u)
 		},
 		ping: func(id byte) []byte {
 			return ws.MustCompileFrame(ws.MaskFrameInPlace(ws.NewPingFrame([]byte{id})))
@@ -100,16 +101,19 @@ func spdySpeaker(t *testing.T) speaker {
 		}
 		return bytes.Clone(b.Bytes())
 	}
-	const stdout = 3
+	const errors, stdout = 1, 3
+	opened := func(id spdy.StreamId, what string) []byte {
+		return frame(client, &toServer, &spdy.SynStreamFrame{StreamId: id, Headers: http.Header{"Streamtype": {what}}})
+	}
 	return speaker{
-		tunnel: func(t *testing.T, c io.ReadWriteCloser, s *mask.Scoped, kept *tape) io.ReadWriter {
-			tunnel, err := newSPDYTunnel(t.Context(), c, s, kept)
+		tunnel: func(ctx context.Context, t *testing.T, c io.ReadWriteCloser, s *mask.Scoped, u *upgrade) io.ReadWriteCloser {
+			tunnel, err := newSPDYTunnel(ctx, c, s, u)
 			if err != nil {
 				t.Fatal(err)
 			}
 			return tunnel
 		},
-		open:   frame(client, &toServer, &spdy.SynStreamFrame{StreamId: stdout, Headers: http.Header{"Streamtype": {"stdout"}}}),
+		open:   append(opened(errors, "error"), opened(stdout, "stdout")...),
 		ping:   func(id byte) []byte { return frame(client, &toServer, &spdy.PingFrame{Id: uint32(id)}) },
 		answer: frame(client, &toServer, &spdy.PingFrame{Id: 2}),
 		output: func(text string) []byte {
@@ -164,7 +168,7 @@ func TestPingsReachOnlyAnAPIServerThatIsQuiet(t *testing.T) {
 				return false
 			}
 			server := &talk{says: make(chan []byte), listens: make(chan struct{}), hears: make(chan []byte, 100)}
-			client := is.tunnel(t, server, m.Scope("run"), fuzzTape(kept))
+			client := is.tunnel(t.Context(), t, server, m.Scope("run"), uncut(fuzzTape(kept)))
 			say := func(b []byte) {
 				if _, err := client.Write(b); err != nil {
 					t.Fatal(err)

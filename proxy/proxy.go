@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode"
 
@@ -47,6 +48,7 @@ type Proxy struct {
 	// unrecorded says that sessions pass without being recorded.
 	unrecorded bool
 	audit      *auditor // nil where the proxy writes no events of its own
+	lostLogged atomic.Int64
 	metrics    *proxyMetrics
 	lastCall   time.Duration
 	storeTries wait.Backoff
@@ -262,6 +264,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		rp.ServeHTTP(w, r)
 		return
 	}
+	up.cut = q.under.cut
 	if up.commands {
 		if up.tape, status = p.begin(r, q, scoped); status != nil {
 			p.metrics.sessions.WithLabelValues("refused").Inc()
@@ -277,6 +280,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 			p.metrics.sessions.WithLabelValues("ended").Inc()
 		}()
 	}
+	defer up.close() // before it is waited for
 	rp.ServeHTTP(hijackable{w, q.under}, r)
 }
 

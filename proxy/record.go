@@ -24,6 +24,7 @@ import (
 // Sessions keeps recordings.
 type Sessions interface {
 	// StoreSession returns nil when p is on disk. The same piece may come twice.
+	// recording.ErrRefused means that trying again is of no use.
 	StoreSession(ctx context.Context, p *recording.Piece) error
 }
 
@@ -56,18 +57,7 @@ type tape struct {
 	mu     sync.Mutex
 	seq    uint32
 	failed error
-	status bool // how the command ended is there
 	ended  bool
-}
-
-// told reports whether the command told how it ended.
-func (t *tape) told() bool {
-	if t == nil {
-		return false
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.status
 }
 
 // begin starts the recording of r's session, before anything of it reaches the
@@ -98,6 +88,9 @@ func (p *Proxy) begin(r *http.Request, q *asked, scoped *mask.Scoped) (*tape, *a
 		Namespace: info.Namespace, Pod: info.Name, Container: printed(query.Get("container")),
 		Command: command, TTY: tty, SourceIP: ip, UserAgent: printed(r.UserAgent()),
 	}}
+	if _, err := (&recording.Piece{Session: t.session}).Encode(); err != nil {
+		return nil, apierrors.NewBadRequest("the session can't be recorded, and was not begun: " + err.Error())
+	}
 	if err := t.store(r.Context(), nil); err != nil {
 		p.log.WarnContext(r.Context(), "session refused: it can't be recorded", "error", err)
 		return nil, notRecorded("it was not begun")
@@ -109,7 +102,9 @@ func notRecorded(so string) *apierrors.StatusError {
 	return apierrors.NewServiceUnavailable("the session can't be recorded: " + so + ". Try again later.")
 }
 
-func printed(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxPrinted)], "\ufffd") }
+// printed gives the beginning of s, without what is no UTF-8: a sign in its place
+// would be longer.
+func printed(s string) string { return strings.ToValidUTF8(s[:min(len(s), maxPrinted)], "") }
 
 // maskedCommand masks a command as a container's arguments are.
 func maskedCommand(scoped *mask.Scoped, command []string) ([]string, error) {
@@ -148,9 +143,9 @@ func (t *tape) store(ctx context.Context, frames []recording.Frame) error {
 		ctx, cancel := context.WithTimeout(ctx, storeTimeout)
 		defer cancel()
 		last = t.to.StoreSession(ctx, &recording.Piece{Session: t.session, Frames: frames})
-		return last == nil, nil
+		return last == nil || errors.Is(last, recording.ErrRefused), nil
 	})
-	if err != nil && last != nil {
+	if last != nil {
 		return last
 	}
 	return err
@@ -167,7 +162,6 @@ func (t *tape) keep(of recording.Stream, data []byte) error {
 	if t.failed != nil || t.ended {
 		return errNotKept
 	}
-	t.status = t.status || of == recording.Status
 	return t.write(context.Background(), of, data)
 }
 

@@ -164,8 +164,11 @@ func TestATerminalsSizeIsRecorded(t *testing.T) {
 		err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{
 			Stdout: &stdout, Tty: true, TerminalSizeQueue: &resized{[]remotecommand.TerminalSize{{Width: 120, Height: 40}, {Width: 90, Height: 30}}},
 		})
-		if err != nil || stdout.String() != "90x30" {
-			t.Errorf("%q: %v", &stdout, err)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if stdout.String() != "90x30" {
+			t.Errorf("%q", &stdout)
 		}
 		s.shelf.ended(t)
 		if got := s.shelf.text(recording.Size); got != "120x4090x30" || !s.shelf.sessions[0].TTY {
@@ -241,6 +244,41 @@ func TestASessionThatCannotBeRecordedIsRefused(t *testing.T) {
 	})
 }
 
+func TestASessionThatIsTooMuchToRecordIsRefused(t *testing.T) {
+	t.Parallel()
+	srv, _ := front(t, mustNotCall(t))
+	resp, body := call(t, srv, "GET", "/api/v1/namespaces/a/pods/p/exec?stdout=true"+strings.Repeat("&command=x", 1025),
+		http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Protocol": {channelV5}}, "")
+	if resp.StatusCode != http.StatusBadRequest || !strings.Contains(body, "the command is too long") {
+		t.Errorf("%d %s", resp.StatusCode, body)
+	}
+}
+
+// What is no UTF-8 grows where it is written, and would be too long there.
+func TestAClientsNameIsCutToWhatCanBeRecorded(t *testing.T) {
+	t.Parallel()
+	s := stageFor(t, http.NotFoundHandler())
+	resp, body := call(t, s.srv, "GET", "/api/v1/namespaces/a/pods/p/exec?command=x",
+		http.Header{"Connection": {"Upgrade"}, "Upgrade": {"websocket"}, "Sec-Websocket-Protocol": {channelV5}, "User-Agent": {strings.Repeat("a\xff", 8<<10)}}, "")
+	if got := s.shelf.sessions; resp.StatusCode == http.StatusBadRequest || len(got) != 1 || got[0].UserAgent != strings.Repeat("a", 2<<10) {
+		t.Errorf("%d %s, sessions %+v", resp.StatusCode, body, got)
+	}
+}
+
+func TestARefusedPieceIsNotTriedAgain(t *testing.T) {
+	t.Parallel()
+	tries := 0
+	tape := fuzzTape(nil)
+	tape.to, tape.tries = shelfFunc(func() error { tries++; return fmt.Errorf("no: %w", recording.ErrRefused) }), storeTries
+	if err := tape.keep(recording.Input, []byte("x")); !errors.Is(err, recording.ErrRefused) || tries != 1 {
+		t.Errorf("%d tries: %v", tries, err)
+	}
+}
+
+type shelfFunc func() error
+
+func (f shelfFunc) StoreSession(context.Context, *recording.Piece) error { return f() }
+
 func TestSessionsPassUnrecordedWhereTheConfigurationSaysSo(t *testing.T) {
 	each(t, func(t *testing.T, dialect string) {
 		s := stageFor(t, apiServer(t, func(c container) int {
@@ -249,8 +287,11 @@ func TestSessionsPassUnrecordedWhereTheConfigurationSaysSo(t *testing.T) {
 		}))
 		s.p.unrecorded = SessionsConfig{Record: new(bool)}.unrecorded()
 		var stdout bytes.Buffer
-		if err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout}); err != nil || stdout.String() != "a "+hidden {
-			t.Errorf("%q: %v", &stdout, err)
+		if err := s.run(t.Context(), t, dialect, remotecommand.StreamOptions{Stdout: &stdout}); err != nil {
+			t.Fatal(err)
+		}
+		if stdout.String() != "a "+hidden {
+			t.Errorf("%q", &stdout)
 		}
 		if len(s.shelf.sessions)+len(s.shelf.frames) > 0 {
 			t.Error("it was recorded")

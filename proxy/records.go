@@ -66,6 +66,7 @@ func NewRemote(r Records, cluster string) (*Remote, error) {
 }
 
 // StoreSession sends a piece of a recording. nil means that it is on disk.
+// recording.ErrRefused means that it would not be taken again either.
 func (r *Remote) StoreSession(ctx context.Context, p *recording.Piece) error {
 	body, err := json.Marshal(p)
 	if err != nil {
@@ -74,7 +75,8 @@ func (r *Remote) StoreSession(ctx context.Context, p *recording.Piece) error {
 	return r.post(ctx, "/sessions/"+r.cluster, body)
 }
 
-// StoreEvents sends an audit.k8s.io/v1 EventList. nil means that it is on disk.
+// StoreEvents sends an audit.k8s.io/v1 EventList. nil means that it is on disk,
+// recording.ErrRefused that it would not be taken again either.
 func (r *Remote) StoreEvents(ctx context.Context, list []byte) error {
 	return r.post(ctx, "/audit/"+r.cluster+"/proxy", list)
 }
@@ -93,7 +95,11 @@ func (r *Remote) post(ctx context.Context, path string, body []byte) error {
 	}
 	defer func() { _ = resp.Body.Close() }() // read as far as it matters
 	text, err := io.ReadAll(io.LimitReader(resp.Body, maxRefusalBytes))
-	if resp.StatusCode != http.StatusOK {
+	switch resp.StatusCode {
+	case http.StatusOK:
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		return fmt.Errorf("%w: ingest answered %d: %s", recording.ErrRefused, resp.StatusCode, strings.TrimSpace(printed(string(text))))
+	default:
 		return fmt.Errorf("ingest answered %d: %s", resp.StatusCode, strings.TrimSpace(printed(string(text))))
 	}
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -41,7 +41,7 @@ func TestI7_AStreamIsNotRelabelled(t *testing.T) {
 		return &spdy.SynStreamFrame{StreamId: 5, Headers: http.Header{"Streamtype": {what}}}
 	}
 	server, sends := io.Pipe()
-	tunnel, err := newSPDYTunnel(t.Context(), oneWay{server, io.Discard}, s, nil)
+	tunnel, err := newSPDYTunnel(t.Context(), oneWay{server, io.Discard}, s, uncut(nil))
 	if err != nil {
 		t.Fatal(err)
 	}

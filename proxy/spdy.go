@@ -38,9 +38,9 @@ var spdyLimits = []spdy.FramerOption{
 	spdy.WithMaxControlFramePayloadSize(64 << 10), spdy.WithMaxHeaderFieldSize(16 << 10), spdy.WithMaxHeaderCount(64),
 }
 
-func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, t *tape) (*spdyTunnel, error) {
+func newSPDYTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, u *upgrade) (*spdyTunnel, error) {
 	s := &spdyTunnel{
-		tunnel: newTunnel(ctx, conn), scoped: scoped, tape: t, input: newInput(t, scoped),
+		tunnel: newTunnel(ctx, conn, u), scoped: scoped, tape: u.tape, input: newInput(u.tape, scoped),
 		carries: map[spdy.StreamId]string{}, outputs: map[spdy.StreamId]*output{},
 	}
 	var err error
@@ -130,12 +130,28 @@ func (s *spdyTunnel) fromClient(r io.Reader) error {
 	}
 }
 
+// what says what a stream carries.
+func (s *spdyTunnel) what(id spdy.StreamId) string {
+	s.streams.Lock()
+	defer s.streams.Unlock()
+	return s.carries[id]
+}
+
+// tell sends a Status of the proxy's where the error stream ends without one.
+func (s *spdyTunnel) tell(id spdy.StreamId) error {
+	if s.what(id) != corev1.StreamTypeError {
+		return nil
+	}
+	status := s.untold()
+	if status == nil {
+		return nil
+	}
+	return s.frame(&spdy.DataFrame{StreamId: id, Data: status})
+}
+
 // sent records what the client sends on a stream.
 func (s *spdyTunnel) sent(frame *spdy.DataFrame) error {
-	s.streams.Lock()
-	what := s.carries[frame.StreamId]
-	s.streams.Unlock()
-	switch what {
+	switch s.what(frame.StreamId) {
 	case corev1.StreamTypeStdin:
 		return s.input.stdin(frame.Data)
 	case corev1.StreamTypeResize:
@@ -161,6 +177,9 @@ func (s *spdyTunnel) fromServer() error {
 				var o *output
 				if o, err = s.output(end); err == nil {
 					err = o.drain()
+				}
+				if err == nil {
+					err = s.tell(end)
 				}
 			} else if _, away := frame.(*spdy.GoAwayFrame); away {
 				err = s.end()
@@ -205,10 +224,16 @@ func (s *spdyTunnel) data(frame *spdy.DataFrame) error {
 	if err := o.write(frame.Data); err != nil {
 		return err
 	}
+	if len(frame.Data) > 0 && s.what(frame.StreamId) == corev1.StreamTypeError {
+		s.told = true
+	}
 	if frame.Flags&spdy.DataFlagFin == 0 {
 		return nil
 	}
 	if err := o.drain(); err != nil {
+		return err
+	}
+	if err := s.tell(frame.StreamId); err != nil {
 		return err
 	}
 	return s.frame(&spdy.DataFrame{StreamId: frame.StreamId, Flags: frame.Flags})
@@ -231,12 +256,12 @@ func (s *spdyTunnel) output(id spdy.StreamId) (*output, error) {
 		case corev1.StreamTypeError:
 			stream = recording.Status
 		}
-		o = newOutput(&s.mu, s.scoped, s.tape.kept(stream, func(data []byte) error {
+		o = newOutput(&s.mu, s.scoped, s.tape.kept(stream, s.unlessCut(func(data []byte) error {
 			if len(data) == 0 {
 				return nil
 			}
 			return s.framer.WriteFrame(&spdy.DataFrame{StreamId: id, Data: data})
-		}))
+		})))
 		s.outputs[id] = o
 	}
 	return o, nil
@@ -251,6 +276,9 @@ func (s *spdyTunnel) frame(frame spdy.Frame) error {
 
 // end passes on what any output holds back.
 func (s *spdyTunnel) end() error {
+	if cutOf(s.ctx) != nil {
+		return nil
+	}
 	s.streams.Lock()
 	var all []*output
 	for _, o := range s.outputs {

@@ -20,6 +20,7 @@ type output struct {
 	mu    *sync.Mutex // held while send is called
 	text  *mask.Text
 	timer *time.Timer
+	broke error // of a flush that panicked: what text holds is anything
 }
 
 // newOutput gives an output whose masked bytes send takes, with mu held.
@@ -34,6 +35,9 @@ func newOutput(mu *sync.Mutex, scoped *mask.Scoped, send func(data []byte) error
 func (o *output) write(b []byte) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.broke != nil {
+		return o.broke
+	}
 	if _, err := o.text.Write(b); err != nil {
 		return err
 	}
@@ -48,7 +52,9 @@ func (o *output) write(b []byte) error {
 func (o *output) flush() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	_ = o.text.Flush() // where it fails the next write does too
+	if err := guarded(o.text.Flush); errors.Is(err, errPanicked) {
+		o.broke = err
+	} // where it fails otherwise the next write does too
 }
 
 // drain passes on what is held back: nothing that belongs to it follows.
@@ -56,6 +62,9 @@ func (o *output) drain() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.timer.Stop()
+	if o.broke != nil {
+		return o.broke
+	}
 	return o.text.Close()
 }
 

@@ -37,9 +37,20 @@ type upgrade struct {
 	commands  bool
 	websocket bool
 
-	tape    *tape   // of commands, nil where none is kept
-	tunnel  *tunnel // once a command's connection is upgraded
-	refused string  // the API server's answer, where that is no upgrade
+	tape    *tape                        // of commands, nil where none is kept
+	cut     func(*apierrors.StatusError) // ends the session, with last words to its client
+	silent  bool                         // the version that was chosen has no Status for how a command ended
+	conn    io.Closer                    // once the API server has switched
+	tunnel  *tunnel                      // the same, of a command
+	refused string                       // the API server's answer, where that is no upgrade
+}
+
+// close ends the connection to the API server: where the client's couldn't be
+// taken over nobody else does.
+func (u *upgrade) close() {
+	if u.conn != nil {
+		_ = u.conn.Close() // it may have ended
+	}
 }
 
 // end waits until all that passed is recorded, and says how the session ended.
@@ -52,7 +63,7 @@ func (u *upgrade) end(ctx context.Context) error {
 		why = c.Error()
 	} else if u.tunnel == nil && why == "" {
 		why = "the API server gave no answer"
-	} else if u.tunnel != nil && !u.tape.told() {
+	} else if u.tunnel != nil && (!u.tunnel.told || u.tunnel.said) { // what comes after the proxy's word is too late
 		why = "the connection ended before the command told how it ended"
 	}
 	return u.tape.end(why)
@@ -119,6 +130,7 @@ func (u *upgrade) switched(resp *http.Response, scoped *mask.Scoped) error {
 	if !ok {
 		return errors.New("the API server's upgraded connection can't be written to")
 	}
+	u.conn = conn
 	to := resp.Header.Get("Upgrade")
 	switch {
 	case u.websocket && strings.EqualFold(to, upgradeWebSocket):
@@ -128,17 +140,18 @@ func (u *upgrade) switched(resp *http.Response, scoped *mask.Scoped) error {
 			return fmt.Errorf("the API server chose a WebSocket protocol that was not asked for: %q", chosen)
 		}
 		if u.commands {
-			t := newWebSocketTunnel(resp.Request.Context(), conn, scoped, u.tape)
-			u.tunnel, resp.Body = t.tunnel, t
+			t := newWebSocketTunnel(resp.Request.Context(), conn, scoped, u)
+			u.conn, u.tunnel, resp.Body = t, t.tunnel, t
 		}
 	case !u.websocket && strings.EqualFold(to, upgradeSPDY):
 		if u.commands {
-			t, err := newSPDYTunnel(resp.Request.Context(), conn, scoped, u.tape)
+			u.silent = !slices.Contains(tellingVersions, resp.Header.Get("X-Stream-Protocol-Version"))
+			t, err := newSPDYTunnel(resp.Request.Context(), conn, scoped, u)
 			if err != nil {
 				_ = conn.Close() // nothing of it is wanted
 				return err
 			}
-			u.tunnel, resp.Body = t.tunnel, t
+			u.conn, u.tunnel, resp.Body = t, t.tunnel, t
 		}
 	default:
 		_ = conn.Close() // nothing of it is wanted
@@ -146,6 +159,10 @@ func (u *upgrade) switched(resp *http.Response, scoped *mask.Scoped) error {
 	}
 	return nil
 }
+
+// tellingVersions are those in which a command always tells how it ended, by a
+// Status. Before them its success is silence, and a failure any text.
+var tellingVersions = []string{channelPrefix, channelV5}
 
 // maxFrameBytes bounds one frame of a stream. The API server sends at most 32
 // KiB at once.
@@ -159,10 +176,16 @@ type tunnel struct {
 	conn io.ReadWriteCloser // to the API server
 	ctx  context.Context    // the request's own, for as long as its connection
 
+	cut func(*apierrors.StatusError)
+
 	client *io.PipeWriter // what the client sent
 	out    *io.PipeReader // what it gets
 	deaf   atomic.Bool    // the API server takes nothing any more
+	silent atomic.Bool    // no Status is to be expected, or nobody is there to read it
 	pumps  sync.WaitGroup
+
+	told bool // the command has told how it ended; toClient's, until pumps are done
+	said bool // the proxy has told that it didn't
 
 	quiet atomic.Int32      // how long the API server has said nothing
 	pongs chan func() error // to the client, from the proxy; fromClient alone sends
@@ -178,8 +201,9 @@ const (
 	quietSince              // it was when the client's last ping came
 )
 
-func newTunnel(ctx context.Context, conn io.ReadWriteCloser) *tunnel {
-	t := &tunnel{conn: conn, ctx: ctx, pongs: make(chan func() error, 1)}
+func newTunnel(ctx context.Context, conn io.ReadWriteCloser, u *upgrade) *tunnel {
+	t := &tunnel{conn: conn, ctx: ctx, cut: u.cut, pongs: make(chan func() error, 1)}
+	t.silent.Store(u.silent)
 	t.out, t.to = io.Pipe()
 	return t
 }
@@ -247,14 +271,68 @@ func (t *tunnel) Close() error {
 	return t.conn.Close()
 }
 
+// unlessCut has pass take nothing once the session is cut, not even what was
+// read before: only its last words go out then (I9).
+func (t *tunnel) unlessCut(pass func([]byte) error) func([]byte) error {
+	return func(data []byte) error {
+		if c := cutOf(t.ctx); c != nil {
+			return c
+		}
+		return pass(data)
+	}
+}
+
+// brokenOff is what a client is told whose command didn't tell how it ended.
+// client-go takes an error stream that just ends for a success.
+var brokenOff = apierrors.NewInternalError(errors.New("the connection to the container ended before the command told how it ended: its output may be incomplete"))
+
+// untold gives that, once, where it is to be told: not where the client itself
+// has left.
+func (t *tunnel) untold() []byte {
+	if t.told || t.said || t.silent.Load() || cutOf(t.ctx) != nil {
+		return nil
+	}
+	t.said = true
+	return encoded(brokenOff)
+}
+
+// lastWords are for when all else has been passed on.
+func (t *tunnel) lastWords() []byte {
+	if c := cutOf(t.ctx); c != nil {
+		return encoded(c.status)
+	}
+	return t.untold()
+}
+
+func encoded(why *apierrors.StatusError) []byte {
+	status, err := json.Marshal(statusOf(why))
+	if err != nil {
+		return nil // a Status of ours always encodes
+	}
+	return status
+}
+
+// misread ends the session of a client that doesn't keep to the protocol. One
+// that is gone gets no last words.
+func (t *tunnel) misread(err error) {
+	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe) {
+		return
+	}
+	status := apierrors.NewBadRequest("what the client sent can't be read: the session was ended")
+	_ = errors.As(err, &status) // else that
+	t.cut(status)
+}
+
 // run has the client's bytes taken by fromClient and made by toClient, until
-// these return. If the session was cut, last says why to the client.
+// these return. last says to the client how the session ended, where the command
+// didn't.
 func (t *tunnel) run(fromClient func(io.Reader) error, toClient func() error, last func(why []byte) error) {
 	sent, client := io.Pipe()
 	t.client = client
 	t.pumps.Go(func() {
 		err := guarded(func() error { return fromClient(sent) })
 		if err != nil && !errors.Is(err, io.EOF) {
+			t.misread(err)
 			_ = t.Close() // the other direction ends, too
 		}
 		_ = sent.Close() // never fails
@@ -262,15 +340,13 @@ func (t *tunnel) run(fromClient func(io.Reader) error, toClient func() error, la
 	})
 	t.pumps.Go(func() {
 		for pong := range t.pongs {
-			_ = pong() // fails once the session has ended
+			_ = guarded(pong) // fails once the session has ended
 		}
 	})
 	t.pumps.Go(func() {
 		err := guarded(toClient)
-		if c := cutOf(t.ctx); c != nil {
-			if why, merr := json.Marshal(statusOf(c.status)); merr == nil {
-				err = last(why)
-			}
+		if why := t.lastWords(); why != nil {
+			err = guarded(func() error { return last(why) })
 		}
 		if errors.Is(err, io.EOF) {
 			err = nil
@@ -285,8 +361,10 @@ func (t *tunnel) run(fromClient func(io.Reader) error, toClient func() error, la
 func guarded(f func() error) (err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = errors.New("the masker panicked") // what with may quote what passed
+			err = errPanicked // what with may quote what passed
 		}
 	}()
 	return f()
 }
+
+var errPanicked = errors.New("a bug in the proxy: it panicked")

@@ -8,6 +8,7 @@ import (
 	"io"
 
 	"github.com/gobwas/ws"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/tipstaff-dev/tipstaff/internal/recording"
 	"github.com/tipstaff-dev/tipstaff/mask"
@@ -34,10 +35,10 @@ type webSocketTunnel struct {
 	input   *input
 }
 
-func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, t *tape) *webSocketTunnel {
-	w := &webSocketTunnel{tunnel: newTunnel(ctx, conn), outputs: map[byte]*output{}, input: newInput(t, scoped)}
+func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *mask.Scoped, u *upgrade) *webSocketTunnel {
+	w := &webSocketTunnel{tunnel: newTunnel(ctx, conn, u), outputs: map[byte]*output{}, input: newInput(u.tape, scoped)}
 	for ch, stream := range recorded {
-		w.outputs[ch] = newOutput(&w.mu, scoped, t.kept(stream, func(data []byte) error { return w.message(ch, data) }))
+		w.outputs[ch] = newOutput(&w.mu, scoped, u.tape.kept(stream, w.unlessCut(func(data []byte) error { return w.message(ch, data) })))
 	}
 	w.run(func(r io.Reader) error {
 		err := w.fromClient(bufio.NewReaderSize(r, bufferBytes))
@@ -49,14 +50,19 @@ func newWebSocketTunnel(ctx context.Context, conn io.ReadWriteCloser, scoped *ma
 	return w
 }
 
-var errClientWebSocket = errors.New("the client's WebSocket frames can't be read")
+var (
+	errClientWebSocket = errors.New("the client's WebSocket frames can't be read")
+	// errFragments is of a message in several frames: for the API server each is a
+	// message of its own, with its own channel (golang.org/x/net/websocket), for
+	// RFC 6455 section 5.4 they are one. What is recorded must be what arrives.
+	errFragments = apierrors.NewBadRequest("the client sent a WebSocket message in several frames, which the API server doesn't put together: the session was ended")
+)
 
 // fromClient passes the client's frames on as they are, and what they carry to
 // the recording first. A frame of any length is passed in pieces.
 func (w *webSocketTunnel) fromClient(r *bufio.Reader) error {
 	var channel byte // of the message
 	named := false   // its channel has been read
-	within := false  // a message of several frames goes on
 	var head bytes.Buffer
 	buf := make([]byte, bufferBytes)
 	plain := make([]byte, bufferBytes)
@@ -68,9 +74,10 @@ func (w *webSocketTunnel) fromClient(r *bufio.Reader) error {
 		control := h.OpCode.IsControl()
 		switch {
 		case !h.Masked || h.Rsv != 0 || h.OpCode.IsReserved(),
-			control && (!h.Fin || h.Length > ws.MaxControlFramePayloadSize),
-			!control && within != (h.OpCode == ws.OpContinuation):
+			control && (!h.Fin || h.Length > ws.MaxControlFramePayloadSize):
 			return errClientWebSocket
+		case !h.Fin || h.OpCode == ws.OpContinuation:
+			return errFragments
 		}
 		head.Reset()
 		if err := ws.WriteHeader(&head, h); err != nil {
@@ -82,7 +89,7 @@ func (w *webSocketTunnel) fromClient(r *bufio.Reader) error {
 			}
 			continue
 		}
-		named, within = named && within, !h.Fin
+		named = false
 		w.pass(head.Bytes())
 		for at := int64(0); at < h.Length; {
 			n, err := io.ReadFull(r, buf[:min(int64(len(buf)), h.Length-at)])
@@ -110,7 +117,10 @@ func (w *webSocketTunnel) control(h ws.Header, head []byte, r io.Reader) error {
 	if _, err := io.ReadFull(r, data); err != nil {
 		return err
 	}
-	if h.OpCode == ws.OpPing {
+	switch h.OpCode {
+	case ws.OpClose:
+		w.silent.Store(true)
+	case ws.OpPing:
 		plain := bytes.Clone(data)
 		ws.Cipher(plain, h.Mask, 0)
 		if !w.pinged(func() error {
@@ -134,13 +144,20 @@ func (w *webSocketTunnel) sent(channel byte, data []byte) error {
 	return nil
 }
 
-// last ends the session with why on the error channel.
-func (w *webSocketTunnel) last(why []byte) error {
+// tell sends a Status of the proxy's on the error channel.
+func (w *webSocketTunnel) tell(status []byte) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if err := w.message(channelError, why); err != nil {
+	return w.message(channelError, status)
+}
+
+// last ends the session with why on the error channel.
+func (w *webSocketTunnel) last(why []byte) error {
+	if err := w.tell(why); err != nil {
 		return err
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	return ws.WriteFrame(w.to, ws.NewCloseFrame(ws.NewCloseFrameBody(ws.StatusNormalClosure, "")))
 }
 
@@ -161,6 +178,9 @@ func (w *webSocketTunnel) message(ch byte, data []byte) error {
 
 // end passes on what any output holds back.
 func (w *webSocketTunnel) end() error {
+	if cutOf(w.ctx) != nil {
+		return nil
+	}
 	var errs []error
 	for _, ch := range []byte{channelStdout, channelStderr, channelError} {
 		errs = append(errs, w.outputs[ch].drain())
@@ -194,6 +214,9 @@ func (w *webSocketTunnel) pump(r io.Reader) error {
 			}
 			if h.OpCode == ws.OpClose {
 				if err := w.end(); err != nil {
+					return err
+				}
+				if err := w.tell(w.untold()); err != nil {
 					return err
 				}
 			}
@@ -234,10 +257,11 @@ func (w *webSocketTunnel) channel(message []byte) error {
 		if err := errors.Join(w.outputs[channelStdout].drain(), w.outputs[channelStderr].drain()); err != nil {
 			return err
 		}
-		if err := o.write(message[1:]); err != nil {
+		if err := errors.Join(o.write(message[1:]), o.drain()); err != nil {
 			return err
 		}
-		return o.drain()
+		w.told = true
+		return nil
 	}
 	return o.write(message[1:])
 }

@@ -87,6 +87,25 @@ const (
 	maxCommand    = 256 << 10
 )
 
+// ErrRefused is what a store says of a record, a piece or a list of audit events,
+// that it would not take sent again either. Whoever sends several at once may
+// send them one by one.
+var ErrRefused = errors.New("the record is refused")
+
+// Encode gives p as Read reads it. An error means that Read would refuse it, and
+// its text quotes nothing of p.
+func (p *Piece) Encode() ([]byte, error) {
+	body, err := json.Marshal(p)
+	if err != nil {
+		return nil, errors.New("the piece can't be written")
+	}
+	// Not p itself: text that is no UTF-8 has grown.
+	if _, err := Read(body); err != nil {
+		return nil, err
+	}
+	return body, nil
+}
+
 // Read reads a piece that somebody sent. An error's text quotes nothing of it.
 func Read(body []byte) (*Piece, error) {
 	if len(body) > MaxPieceBytes {

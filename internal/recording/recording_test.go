@@ -44,6 +44,19 @@ func TestReadTakesWhatWasWritten(t *testing.T) {
 	}
 }
 
+func TestEncodeGivesOnlyWhatReadTakes(t *testing.T) {
+	t.Parallel()
+	body, err := sample().Encode()
+	if want, _ := json.Marshal(sample()); err != nil || !bytes.Equal(body, want) {
+		t.Errorf("got %s, %v", body, err)
+	}
+	p := sample()
+	p.Session.Pod = strings.Repeat("\xff", 2<<10) // each byte is three when it is read again
+	if _, err := p.Encode(); err == nil || err.Error() != "a text of the session is too long" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestReadRefuses(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*Piece){
