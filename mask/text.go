@@ -12,6 +12,8 @@ const (
 	lineContext = 4 << 10
 	// maxKeyLines bounds how many lines a private key may have.
 	maxKeyLines = 400
+	// maxPiece is how much of what is written is looked at in one piece.
+	maxPiece = 256 << 10
 )
 
 // Text masks free text that comes in pieces: a log, what a command prints.
@@ -22,7 +24,9 @@ type Text struct {
 
 	line  []byte // the line that isn't ended, from its beginning or a part of it
 	out   int    // what of it has been passed on
+	tried int    // how long it must be to be looked at again, where too much is held
 	key   int    // lines left of a private key that has begun; 0: none
+	shown bool   // the line of the key that isn't ended has its mark already
 	left  budget
 	spans []span
 	buf   []byte
@@ -36,7 +40,19 @@ func (s *Scoped) Text(dst io.Writer) *Text { return &Text{s: s, dst: dst, left: 
 // Write takes the next piece. All of it is taken unless dst fails.
 func (t *Text) Write(p []byte) (int, error) {
 	n := len(p)
-	t.left.more(n)
+	for first := true; first || len(p) > 0; first = false {
+		piece := p[:min(len(p), maxPiece)]
+		p = p[len(piece):]
+		t.take(piece)
+		if err := t.send(); err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+func (t *Text) take(p []byte) {
+	t.left.more(len(p))
 	t.buf = t.buf[:0]
 	for len(p) > 0 {
 		i := bytes.IndexByte(p, '\n')
@@ -47,19 +63,20 @@ func (t *Text) Write(p []byte) (int, error) {
 		t.line = append(t.line, p[:i+1]...)
 		p = p[i+1:]
 		t.pass(len(t.line))
-		t.line, t.out = t.line[:0], 0
+		t.line, t.out, t.tried, t.shown = t.line[:0], 0, 0, false
 	}
-	if len(t.line)-t.out > maxHeld {
-		t.pass(t.safe())
+	// What may be a long value is held longer, but not looked at for each byte.
+	if len(t.line)-t.out > maxHeld && len(t.line) >= t.tried {
+		t.pass(t.safe(true))
+		t.tried = len(t.line) + maxHeld/4
 	}
-	return n, t.send()
 }
 
 // Flush passes on what is held back, but for what looks like the beginning of a
 // secret. It is for what waits for an answer, such as a prompt.
 func (t *Text) Flush() error {
 	t.buf = t.buf[:0]
-	t.pass(t.safe())
+	t.pass(t.safe(false))
 	return t.send()
 }
 
@@ -70,7 +87,7 @@ func (t *Text) Held() bool { return len(t.line) > t.out }
 func (t *Text) Close() error {
 	t.buf = t.buf[:0]
 	t.pass(len(t.line))
-	t.line, t.out = t.line[:0], 0
+	t.line, t.out, t.tried, t.shown = t.line[:0], 0, 0, false
 	return t.send()
 }
 
@@ -82,69 +99,173 @@ func (t *Text) send() error {
 	return err
 }
 
-// pass takes what of the line stands before to.
+// pass takes what of the line stands before to. Of a private key (RFC 7468)
+// what stands between its first line and its last is masked, whether these are
+// lines here or parts of one, as in JSON.
 func (t *Text) pass(to int) {
-	if to <= t.out {
-		return
+	for to > t.out {
+		if t.key > 0 {
+			to -= t.keyBody(to)
+			if t.key > 0 {
+				return
+			}
+			continue
+		}
+		_, body := keyBegins(t.line[:to])
+		if body < 0 {
+			t.ordinary(t.line, to)
+			return
+		}
+		t.ordinary(t.line[:body], body)
+		t.drop(t.out) // body, unless that has moved
+		to -= body
+		t.key, t.shown = maxKeyLines, false
+		if to == 0 {
+			return
+		}
 	}
-	if t.privateKey(to) {
-		return
-	}
-	t.spans = t.s.secrets(t.line, inProse, &t.left, t.spans[:0])
+}
+
+// drop forgets the first n bytes of the line, which have been dealt with.
+func (t *Text) drop(n int) {
+	t.line = t.line[:copy(t.line, t.line[n:])]
+	t.out, t.tried = 0, 0
+}
+
+// ordinary passes on what of line, which t's begins with, stands before to and
+// hasn't been.
+func (t *Text) ordinary(line []byte, to int) {
+	t.spans = t.s.secrets(line, inProse, &t.left, t.spans[:0])
 	at := t.out
 	if len(t.spans) > 0 {
 		for _, sp := range merged(t.spans) {
-			if sp.to <= at || sp.from >= to || inMark(t.line, sp) {
+			if sp.to <= at || sp.from >= to || inMark(line, sp) {
 				continue
 			}
 			from := max(sp.from, at)
-			t.buf = append(t.buf, t.line[at:from]...)
-			t.buf = t.s.appendOther(t.buf, t.line[sp.from:sp.to], owner{})
+			t.buf = append(t.buf, line[at:from]...)
+			t.buf = t.s.appendOther(t.buf, line[sp.from:sp.to], owner{})
 			at = sp.to
 			to = max(to, at)
 		}
 	}
-	t.buf = append(t.buf, t.line[at:to]...)
+	if at < to {
+		t.buf = append(t.buf, line[at:to]...)
+	}
 	t.out = to
 	if t.out > maxHeld {
 		cut := t.out - lineContext
-		t.line = t.line[:copy(t.line, t.line[cut:])]
-		t.out -= cut
+		t.drop(cut)
+		t.out = lineContext
 	}
 }
 
-// privateKey masks the lines of a private key (RFC 7468) from its first to its
-// last. False means that there is none here.
-func (t *Text) privateKey(to int) bool {
-	switch {
-	case t.key == 0:
-		i := bytes.Index(t.line, []byte("-----BEGIN "))
-		if i < 0 || !bytes.Contains(t.line[i:], []byte("PRIVATE KEY")) || bytes.Contains(t.line[i:], []byte("-----END ")) {
-			return false
-		}
-		t.key = maxKeyLines
-		t.buf = append(t.buf, t.line[t.out:to]...)
-	case bytes.Contains(t.line, []byte("-----END ")):
+var (
+	keyBegin = []byte("-----BEGIN ")
+	keyEnd   = []byte("-----END ")
+	keyLabel = []byte("PRIVATE KEY")
+	keyBlock = []byte(" BLOCK")
+)
+
+// keyBody masks what before to belongs to the private key that has begun, and
+// gives how much was dropped. A line has one mark, however it comes: what is
+// more than can be held of it is dropped unseen.
+func (t *Text) keyBody(to int) (dropped int) {
+	text := t.line[:to]
+	if i := bytes.Index(text, keyEnd); i >= 0 {
+		t.keyMark(text[:i])
+		t.drop(i)
 		t.key = 0
-		t.buf = append(t.buf, t.line[t.out:to]...)
-	default:
-		t.key--
-		body := bytes.TrimRight(t.line[t.out:to], "\r\n")
-		if len(body) > 0 {
-			t.buf = t.s.appendOther(t.buf, body, owner{})
-		}
-		t.buf = append(t.buf, t.line[t.out+len(body):to]...)
+		return i
 	}
-	t.out = to
-	return true
+	body := bytes.TrimRight(text, "\r\n")
+	t.keyMark(body)
+	if bytes.HasSuffix(text, []byte("\n")) {
+		t.buf = append(t.buf, text[len(body):]...)
+		t.key--
+		t.drop(to)
+		return to
+	}
+	keep := min(to, len(keyEnd)-1) // it may have begun
+	t.drop(to - keep)
+	return to - keep
+}
+
+func (t *Text) keyMark(body []byte) {
+	if len(body) > 0 && !t.shown {
+		t.buf = t.s.appendOther(t.buf, body, owner{})
+		t.shown = true
+	}
+}
+
+// keyBegins gives where in text a private key begins that doesn't end in it,
+// and where its body does, or -1.
+func keyBegins(text []byte) (begin, body int) {
+	for at := 0; ; {
+		i := bytes.Index(text[at:], keyBegin)
+		if i < 0 {
+			return -1, -1
+		}
+		begin = at + i
+		at = begin + len(keyBegin)
+		body = labelEnd(text, at)
+		if body < 0 {
+			continue // it is a certificate, say
+		}
+		end := bytes.Index(text[body:], keyEnd)
+		if end < 0 {
+			return begin, body
+		}
+		// Less than a whole last line doesn't end it for a rule of formats.
+		if at = labelEnd(text, body+end+len(keyEnd)); at < 0 || !bytes.HasSuffix(text[:at], keyEnd[:5]) {
+			return begin, body
+		}
+	}
+}
+
+// maxLabel bounds what stands before PRIVATE KEY in a key's first line.
+const maxLabel = 100
+
+// labelEnd gives where the line of dashes ends whose label is a private key's,
+// or -1.
+func labelEnd(text []byte, at int) int {
+	i := bytes.Index(text[at:min(len(text), at+maxLabel+len(keyLabel))], keyLabel)
+	if i < 0 || bytes.ContainsAny(text[at:at+i], "\r\n") || bytes.Contains(text[at:at+i], keyEnd[:5]) {
+		return -1
+	}
+	at += i + len(keyLabel)
+	if bytes.HasPrefix(text[at:], keyBlock) {
+		at += len(keyBlock)
+	}
+	if at < len(text) && text[at] != '-' {
+		return -1
+	}
+	for n := 0; n < 5 && at < len(text) && text[at] == '-'; n++ {
+		at++
+	}
+	return at
 }
 
 // safe gives up to where the line that isn't ended can be passed on: to where a
-// known value may begin, and to the beginning of the last word where that looks
-// like a credential, or like what is assigned to one's name.
-func (t *Text) safe() int {
+// known value or a private key may begin, and to the beginning of the last word
+// where that looks like a credential, or like what is assigned to one's name.
+// Of a private key nothing is, unless more is held than may be.
+func (t *Text) safe(full bool) int {
+	begin, _ := keyBegins(t.line)
+	switch {
+	case full && (t.key > 0 || begin >= 0 && begin <= t.out):
+		return len(t.line) // masked
+	case t.key > 0:
+		return t.out
+	}
 	n := t.s.known.begins(t.line, 4)
+	if begin >= 0 {
+		n = min(n, begin)
+	}
 	word := bytes.LastIndexAny(t.line, " \t\r") + 1
+	if full && len(t.line)-word > maxHeld {
+		word = bytes.LastIndexAny(t.line, "\"',;&") + 1 // JSON in one line, say
+	}
 	last := t.line[word:]
 	hold := false
 	switch {
@@ -162,9 +283,6 @@ func (t *Text) safe() int {
 	}
 	if hold {
 		n = min(n, word)
-	}
-	if t.key > 0 {
-		return t.out
 	}
 	return max(n, t.out)
 }
