@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -22,6 +23,8 @@ const (
 	maxValue = 64 << 10
 	// headBits is the size of the first look at the beginnings of values.
 	headBits = 1 << 20
+	// tailBytes is how much of a value tells that a text ends with its beginning.
+	tailBytes = 4
 )
 
 // knownValues are the values of Secrets that were masked, to be found again in
@@ -29,13 +32,15 @@ const (
 type knownValues struct {
 	mu    sync.RWMutex
 	heads map[uint64][][]byte // values by their first eight bytes
+	tails map[uint32][]uint64 // the keys of heads by their first four bytes, each list sorted
 	order [][]byte            // oldest first
 	bytes int
 	count atomic.Int64
 	look  [headBits / 64]atomic.Uint64 // a bit for the hash of each beginning
 }
 
-func head(b []byte) uint64 { return binary.LittleEndian.Uint64(b) }
+// head reads the first eight bytes in the order in which they sort.
+func head(b []byte) uint64 { return binary.BigEndian.Uint64(b) }
 
 func headBit(h uint64) (word int, bit uint64) {
 	n := h * 0x9e3779b97f4a7c15 >> (64 - 20)
@@ -132,10 +137,15 @@ func (k *knownValues) add(v []byte) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.heads == nil {
-		k.heads = map[uint64][][]byte{}
+		k.heads, k.tails = map[uint64][][]byte{}, map[uint32][]uint64{}
 	}
 	if len(k.heads[h]) >= maxSameHead {
 		return
+	}
+	if len(k.heads[h]) == 0 {
+		t := uint32(h >> 32)
+		at, _ := slices.BinarySearch(k.tails[t], h)
+		k.tails[t] = slices.Insert(k.tails[t], at, h)
 	}
 	k.heads[h] = append(k.heads[h], v)
 	k.order = append(k.order, v)
@@ -163,10 +173,20 @@ func (k *knownValues) forget() {
 			rest = append(rest, e)
 		}
 	}
-	if len(rest) == 0 {
-		delete(k.heads, h)
-	} else {
+	if len(rest) > 0 {
 		k.heads[h] = rest
+		return
+	}
+	delete(k.heads, h)
+	t := uint32(h >> 32)
+	list := k.tails[t]
+	if i, found := slices.BinarySearch(list, h); found {
+		list = slices.Delete(list, i, i+1)
+	}
+	if len(list) > 0 {
+		k.tails[t] = list
+	} else {
+		delete(k.tails, t)
 	}
 }
 
@@ -202,8 +222,8 @@ func (k *knownValues) longest(h uint64, text []byte) int {
 }
 
 // begins gives where in text a known value begins that may go on after its
-// end, or the end. A beginning shorter than least is no sign of one.
-func (k *knownValues) begins(text []byte, least int) int {
+// end, or the end. A beginning shorter than tailBytes is no sign of one.
+func (k *knownValues) begins(text []byte) int {
 	if k.count.Load() == 0 {
 		return len(text)
 	}
@@ -220,15 +240,22 @@ func (k *knownValues) begins(text []byte, least int) int {
 			}
 		}
 	}
-	// Less than a head is left: every value would have to be looked at.
-	for i := max(0, len(text)-minValue+1); i+least <= len(text); i++ {
-		for h := range k.heads {
-			var first [minValue]byte
-			binary.LittleEndian.PutUint64(first[:], h)
-			if bytes.HasPrefix(first[:], text[i:]) {
-				return i
-			}
+	for i := max(0, len(text)-minValue+1); i+tailBytes <= len(text); i++ {
+		if k.headBegins(text[i:]) {
+			return i
 		}
 	}
 	return len(text)
+}
+
+// headBegins reports whether a value begins with tail, which is shorter than a
+// head: the one that sorts next does, or none.
+func (k *knownValues) headBegins(tail []byte) bool {
+	var first [minValue]byte
+	copy(first[:], tail)
+	h := head(first[:])
+	list := k.tails[uint32(h>>32)]
+	at, _ := slices.BinarySearch(list, h)
+	rest := 8 * (minValue - len(tail))
+	return at < len(list) && list[at]>>rest == h>>rest
 }

@@ -258,7 +258,7 @@ func (t *Text) safe(full bool) int {
 	case t.key > 0:
 		return t.out
 	}
-	n := t.s.known.begins(t.line, 4)
+	n := t.s.known.begins(t.line)
 	if begin >= 0 {
 		n = min(n, begin)
 	}
