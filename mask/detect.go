@@ -355,7 +355,7 @@ func (r *rules) pairs(text []byte, spans []span) []span {
 
 // freeText masks what is secret in a text. changed is false where nothing is,
 // and out then nil.
-func (s *Scoped) freeText(text []byte, where place, left *budget, scratch *[]span) (out []byte, changed bool) {
+func (s *Scoped) freeText(text []byte, where place, left *budget, scratch *[]span, of *owner) (out []byte, changed bool) {
 	spans := s.secrets(text, where, left, (*scratch)[:0])
 	*scratch = spans
 	if len(spans) == 0 {
@@ -367,7 +367,7 @@ func (s *Scoped) freeText(text []byte, where place, left *budget, scratch *[]spa
 			continue
 		}
 		out = append(out, text[at:sp.from]...)
-		out = s.appendOther(out, text[sp.from:sp.to], owner{})
+		out = s.appendOther(out, text[sp.from:sp.to], of)
 		at = sp.to
 		changed = true
 	}

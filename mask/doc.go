@@ -12,6 +12,7 @@
 //
 // A mark is "tipstaff-masked-" and 20 hex digits of an HMAC (SHA-256) of the
 // value, under keys derived per run from the cluster's key. Equal values that
-// can't be guessed have equal marks within a run; see Scoped. In data, where
+// can't be guessed have equal marks within a run, others within an object; see
+// Scoped. In data, where
 // values are base64, stands the mark's base64.
 package mask

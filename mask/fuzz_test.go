@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"encoding/json"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -10,6 +11,12 @@ import (
 )
 
 const fuzzKnown = "Zr8-correct-horse-77Q"
+
+var anyMark = regexp.MustCompile(MarkPrefix + "[0-9a-f]{20}")
+
+// unmarked makes all marks the same: those of weak values in what has no name
+// are others each time.
+func unmarked(s string) string { return anyMark.ReplaceAllString(s, "mark") }
 
 // FuzzText has whatever text come in whatever pieces: a known value never
 // passes, and what comes out is the same however it was cut.
@@ -53,7 +60,7 @@ func FuzzText(f *testing.F) {
 		if strings.Contains(whole, fuzzKnown) {
 			t.Fatalf("it passed: %q", whole)
 		}
-		if !flush && got != whole && len(in) < maxHeld {
+		if !flush && unmarked(got) != unmarked(whole) && len(in) < maxHeld {
 			t.Fatalf("in pieces %q, as one %q", got, whole)
 		}
 	})

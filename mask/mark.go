@@ -117,9 +117,10 @@ func (m *Masker) scope(run v1alpha1.RunKey) *Scoped {
 //
 // A mark shows which values are equal, and so whether a guess is right to
 // whoever can have a guess masked. Therefore marks are of three kinds that never
-// meet: of Secrets' values that are too strong to be guessed; of weaker ones,
-// which are equal within one Secret only; and of credentials found elsewhere,
-// where agents may write without a signature.
+// meet: of values that are too strong to be guessed; of weaker ones in Secrets;
+// and of weaker credentials found elsewhere, where agents may write without a
+// signature. Weaker ones are equal within one object only, and in what is none,
+// such as a log, within that.
 type Scoped struct {
 	secretKey, weakKey, otherKey []byte
 
@@ -136,8 +137,9 @@ type Scoped struct {
 // out: a dry run with the right guess of a value leaves it with its owner.
 func (s *Scoped) Unlinked() *Scoped {
 	fresh := *s
-	fresh.weakKey = make([]byte, sha256.Size)
+	fresh.weakKey, fresh.otherKey = make([]byte, sha256.Size), make([]byte, sha256.Size)
 	_, _ = rand.Read(fresh.weakKey) // never fails
+	_, _ = rand.Read(fresh.otherKey)
 	fresh.tried = true
 	return &fresh
 }
@@ -152,49 +154,78 @@ func (s *Scoped) String(v string) string {
 	return string(s.appendValue(nil, []byte(v), nil))
 }
 
-// appendValue appends the mark of a value of the Secret called place.
-func (s *Scoped) appendValue(dst, v, place []byte) []byte {
+// appendValue appends the mark of a value of a Secret that is at place.
+func (s *Scoped) appendValue(dst, v []byte, at placed) []byte {
 	if strength(v) < minStrength {
+		var place []byte
+		if at != nil {
+			place = at.place()
+		}
 		return sign(dst, s.weakKey, place, v)
 	}
 	return sign(dst, s.secretKey, nil, v)
 }
 
+// placed is what can say what it is: two that aren't the same never say the
+// same, and what agents write has no say in it but by its own name.
+type placed interface{ place() []byte }
+
+// stray is something that nothing names, such as a log: it is like no other.
+type stray struct{ id []byte }
+
+func (s *stray) place() []byte {
+	if s.id == nil {
+		s.id = make([]byte, 16)
+		_, _ = rand.Read(s.id) // never fails
+	}
+	return s.id
+}
+
 // owner is whose value is masked.
 type owner struct {
-	place  []byte // the Secret's namespace and name; nil where nothing says that it is one
-	public bool   // the value's name says that it is no secret by itself, such as a namespace
+	of     placed
+	secret bool // its values are looked for elsewhere
+	public bool // the value's name says that it is no secret by itself, such as a namespace
 }
 
 // appendSecret appends the mark of a value of a Secret, which is known from then
-// on where it has a place.
-func (s *Scoped) appendSecret(dst, v []byte, of owner) []byte {
+// on where it is one.
+func (s *Scoped) appendSecret(dst, v []byte, of *owner) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
-	if of.place != nil && !of.public {
+	if of.secret && !of.public {
 		s.known.learn(v)
 	}
-	return s.appendValue(dst, v, of.place)
+	return s.appendValue(dst, v, of.of)
 }
 
 // appendOther appends the mark of a credential that was found elsewhere. One
 // that can't be guessed is known from then on too: under another name it is the
 // same.
-func (s *Scoped) appendOther(dst, v []byte, _ owner) []byte {
+func (s *Scoped) appendOther(dst, v []byte, of *owner) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
 	if strength(v) < minStrength {
-		return sign(dst, s.otherKey, nil, v)
+		return sign(dst, s.otherKey, of.of.place(), v)
 	}
 	s.known.learn(v)
 	return sign(dst, s.secretKey, nil, v)
 }
 
+// mayMean reports whether mark is one that v may have in a text of what is at
+// place.
+func (s *Scoped) mayMean(mark, v string, place []byte) bool {
+	if strength([]byte(v)) >= minStrength {
+		return string(sign(nil, s.secretKey, nil, []byte(v))) == mark
+	}
+	return string(sign(nil, s.otherKey, place, []byte(v))) == mark || string(sign(nil, s.weakKey, place, []byte(v))) == mark
+}
+
 // appendSecret64 appends the base64 of the mark of what v is the base64 of.
-func (s *Scoped) appendSecret64(dst, v []byte, of owner) []byte {
-	hash := s.recent.hash(s.weakKey, of.place, v)
+func (s *Scoped) appendSecret64(dst, v []byte, of *owner) []byte {
+	hash := s.recent.hash(s.weakKey, of.of.place(), v, of.secret && !of.public)
 	if m := s.recent.find(hash); m != nil {
 		return append(dst, m.mark[:]...)
 	}
@@ -226,13 +257,17 @@ type recentMark struct {
 	mark [markLen / 3 * 4]byte
 }
 
-func (r *recentMarks) hash(key, place, v []byte) (hash [2]uint64) {
+func (r *recentMarks) hash(key, place, v []byte, learn bool) (hash [2]uint64) {
 	for i := range hash {
 		var h maphash.Hash
 		h.SetSeed(r.seeds[i])
 		_, _ = h.Write(key) // never fails
 		_, _ = h.Write(place)
-		_ = h.WriteByte(0)
+		if learn {
+			_ = h.WriteByte(1)
+		} else {
+			_ = h.WriteByte(0)
+		}
 		_, _ = h.Write(v)
 		hash[i] = h.Sum64()
 	}

@@ -53,7 +53,7 @@ func (s *Scoped) ValueOf(ref Ref, v any) any {
 		}
 		var scratch []span
 		left := budget(freeLooks)
-		if out, changed := s.freeText([]byte(v), inConfig, &left, &scratch); changed {
+		if out, changed := s.freeText([]byte(v), inConfig, &left, &scratch, &owner{of: new(stray)}); changed {
 			return string(out)
 		}
 	}
@@ -109,7 +109,7 @@ func (s *Scoped) decoded(v any, a about) (any, error) {
 		return nil, err
 	}
 	left := budget(freeLooks)
-	out, err := s.quote(raw, a, 0, &left)
+	out, err := s.quote(raw, a, 0, &left, nil)
 	if err != nil || out == nil {
 		return v, err
 	}
@@ -180,7 +180,7 @@ func (w *walker) status(pos int, a about) error {
 		switch {
 		case !ok:
 			if o[name] != nil {
-				o[name] = w.s.deep(o[name])
+				o[name] = w.deep(o[name])
 			}
 		case secret && !quoteless[text(obj["reason"])]:
 			o[name] = w.s.String(v)
@@ -188,7 +188,7 @@ func (w *walker) status(pos int, a about) error {
 			at := othersWord(v)
 			o[name] = v[:at] + w.s.String(v[at:])
 		default:
-			o[name] = w.s.errorText(v, a, &w.left)
+			o[name] = w.errorText(v, a)
 		}
 	}
 	mark(obj, "message")
@@ -239,7 +239,7 @@ var quotes = []string{"Invalid value: ", "Unsupported value: ", "Duplicate value
 var dump = regexp.MustCompile(`\n@@ -|(?:[a-z][a-z0-9]*\.[A-Z]\w*|map\[\w[\w.]*\]\S*|\[\][a-z][\w.]*)\{`)
 
 // errorText masks what an error quotes.
-func (s *Scoped) errorText(text string, a about, left *budget) string {
+func (w *walker) errorText(text string, a about) string {
 	var b strings.Builder
 	for n := 0; ; n++ {
 		at, quote := -1, ""
@@ -249,28 +249,27 @@ func (s *Scoped) errorText(text string, a about, left *budget) string {
 			}
 		}
 		if at < 0 {
-			b.WriteString(s.prose(text, left))
+			b.WriteString(w.prose(text))
 			return b.String()
 		}
 		if n == maxErrors {
-			b.WriteString(s.String(text))
+			b.WriteString(w.s.String(text))
 			return b.String()
 		}
 		at += len(quote)
-		b.WriteString(s.prose(text[:at], left))
-		masked, size := s.quotedValue(text[at:], a, left)
+		b.WriteString(w.prose(text[:at]))
+		masked, size := w.quotedValue(text[at:], a)
 		b.WriteString(masked)
 		text = text[at+size:]
 	}
 }
 
 // prose masks a text that quotes no whole value, but for a dump.
-func (s *Scoped) prose(text string, left *budget) string {
+func (w *walker) prose(text string) string {
 	if at := dump.FindStringIndex(text); at != nil {
-		return s.prose(text[:at[0]], left) + s.String(text[at[0]:])
+		return w.prose(text[:at[0]]) + w.s.String(text[at[0]:])
 	}
-	var spans []span
-	if out, changed := s.freeText([]byte(text), inProse, left, &spans); changed {
+	if out, changed := w.freeText([]byte(text), inProse); changed {
 		return string(out)
 	}
 	return text
@@ -278,13 +277,13 @@ func (s *Scoped) prose(text string, left *budget) string {
 
 // quotedValue masks the value that an error's text begins with, and gives how
 // long it is there.
-func (s *Scoped) quotedValue(text string, a about, left *budget) (masked string, n int) {
+func (w *walker) quotedValue(text string, a about) (masked string, n int) {
 	if quoted, err := strconv.QuotedPrefix(text); err == nil {
 		plain, err := strconv.Unquote(quoted)
 		if err != nil || len(plain) == 0 || plain[0] != '{' && plain[0] != '[' {
-			return s.prose(quoted, left), len(quoted)
+			return w.prose(quoted), len(quoted)
 		}
-		if out := s.quotedObject(plain, a, left); out != plain {
+		if out := w.quotedObject(plain, a); out != plain {
 			return strconv.Quote(out), len(quoted)
 		}
 		return quoted, len(quoted)
@@ -294,22 +293,22 @@ func (s *Scoped) quotedValue(text string, a about, left *budget) (masked string,
 	}
 	raw, err := jsontext.NewDecoder(strings.NewReader(text)).ReadValue()
 	if err != nil {
-		return s.String(text), len(text)
+		return w.s.String(text), len(text)
 	}
-	return s.quotedObject(string(raw), a, left), len(raw)
+	return w.quotedObject(string(raw), a), len(raw)
 }
 
 // quotedObject masks an object, or a part of one, that an error quotes.
-func (s *Scoped) quotedObject(text string, a about, left *budget) string {
-	out, err := s.quote([]byte(text), a, 1, left)
+func (w *walker) quotedObject(text string, a about) string {
+	out, err := w.s.quote([]byte(text), a, w.quoted+1, &w.left, w)
 	if err != nil {
-		return s.String(text)
+		return w.s.String(text)
 	}
 	if out != nil {
 		text = string(out)
 	}
-	var spans []span // a variable of an environment alone is known by its two names
-	if out, changed := s.freeText([]byte(text), inProse, left, &spans); changed {
+	// A variable of an environment alone is known by its two names.
+	if out, changed := w.freeText([]byte(text), inProse); changed {
 		return string(out)
 	}
 	return text
@@ -322,29 +321,39 @@ func (s *Scoped) all(obj map[string]any) {
 }
 
 // deep masks every value below v; names stay.
-func (s *Scoped) deep(v any) any {
+func (s *Scoped) deep(v any) any { return s.deepOf(v, nil) }
+
+func (s *Scoped) deepOf(v any, of placed) any {
+	mark := func(v string) any {
+		if v == "" || isMark(v) {
+			return v
+		}
+		return string(s.appendValue(nil, []byte(v), of))
+	}
 	switch v := v.(type) {
 	case string:
-		return s.String(v)
+		return mark(v)
 	case json.Number:
-		return s.String(v.String())
+		return mark(v.String())
 	case nil:
 		return nil
 	case []any:
 		for i, e := range v {
-			v[i] = s.deep(e)
+			v[i] = s.deepOf(e, of)
 		}
 		return v
 	case map[string]any:
-		s.all(v)
+		for k, e := range v {
+			v[k] = s.deepOf(e, of)
+		}
 		return v
 	}
 	// Numbers and booleans, of whatever Go type the decoder gave them.
 	b, err := json.Marshal(v)
 	if err != nil {
-		return s.String("?")
+		return mark("?")
 	}
-	return s.String(string(b))
+	return mark(string(b))
 }
 
 func text(v any) string {

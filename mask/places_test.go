@@ -214,6 +214,137 @@ func TestGuessesLearnNothing(t *testing.T) {
 	}
 }
 
+// The same holds of weak credentials elsewhere than in Secrets, and of what
+// quotes an object or calls a part of itself by another's name.
+func TestGuessesInOtherObjectsLearnNothing(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	marks := func(s *Scoped, resource, in string) []string {
+		var out bytes.Buffer
+		if err := s.JSONOf(Ref{Resource: resource}, &out, strings.NewReader(in)); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "4711") {
+			t.Errorf("it passed: %s", out.String())
+		}
+		return anyMark.FindAllString(out.String(), -1)
+	}
+	const (
+		template = `"spec":{"template":{"spec":{"containers":[{"name":"a","env":[{"name":"DB_PASSWORD","value":"4711"}]}]}}}`
+		named    = `"metadata":{"namespace":"shop","name":"web"},`
+		item     = `{` + named + template + `}`
+		real     = `{"kind":"Deployment",` + named + template + `}`
+		secret   = `{"kind":"Secret",` + named + `"stringData":{"password":"4711"}}`
+	)
+	one, of := marks(s, "deployments", real), marks(s, "secrets", secret)
+	if len(one) != 1 || len(of) != 1 {
+		t.Fatalf("marks %v and %v", one, of)
+	}
+	for name, in := range map[string]string{
+		"read again":         real,
+		"one of a list":      `{"kind":"DeploymentList","items":[{"metadata":{"name":"b","namespace":"shop"}},` + item + `]}`,
+		"watched":            `{"type":"MODIFIED","object":` + real + `}`,
+		"its name last":      `{"kind":"Deployment",` + template + `,` + strings.TrimSuffix(named, ",") + `}`,
+		"as applied, quoted": `{"kind":"Deployment","metadata":{"annotations":{"` + lastApplied + `":` + js(`{"kind":"Deployment",`+template+`}`) + `},"namespace":"shop","name":"web"}}`,
+	} {
+		if got := marks(s, "deployments", in); len(got) != 1 || got[0] != one[0] {
+			t.Errorf("%s it has %v, not %v", name, got, one)
+		}
+	}
+	env := func(name string) string { return `{"kind":"ConfigMap","metadata":{` + name + `"annotations":` }
+	for name, guess := range map[string][2]string{
+		"a ConfigMap":                      {"configmaps", `{"kind":"ConfigMap","metadata":{"name":"guess","namespace":"shop"},"data":{"a_password":"4710","b_password":"4711"}}`},
+		"one of the same name":             {"configmaps", `{"kind":"ConfigMap",` + named + `"data":{"password":"4711"}}`},
+		"one of no name":                   {"configmaps", `{"kind":"ConfigMap","data":{"password":"4711"}}`},
+		"its namesake elsewhere":           {"deployments", strings.Replace(real, "shop", "mine", 1)},
+		"another Deployment":               {"deployments", strings.Replace(real, "web", "mine", 1)},
+		"an annotation that quotes it":     {"configmaps", env(`"name":"guess",`) + `{"x":` + js(real) + `}}}`},
+		"an annotation that quotes a list": {"configmaps", env(`"name":"guess",`) + `{"x":` + js(`[`+real+`,`+secret+`]`) + `}}}`},
+		"one that quotes the Secret":       {"configmaps", env(`"name":"guess",`) + `{"x":` + js(secret) + `}}}`},
+		"one of the same name that does":   {"configmaps", env(`"name":"web","namespace":"shop",`) + `{"x":` + js(secret) + `}}}`},
+		"a part called by its name":        {"deployments", `{"kind":"Deployment","metadata":{"name":"guess"},"object":` + real + `}`},
+		"a resource that calls itself one": {"widgets", real},
+		"and one that does so of Secrets":  {"widgets", `{"kind":"WidgetList","items":[` + secret + `]}`},
+		"an error that quotes it":          {"deployments", `{"kind":"Status","reason":"Invalid","message":` + js("x: Invalid value: "+real+": bad") + `}`},
+		"an error about a password":        {"deployments", `{"kind":"Status","reason":"Invalid","message":"x password=4711 y"}`},
+		"an error that quotes the Secret":  {"configmaps", `{"kind":"Status","reason":"Invalid","message":` + js("x: Invalid value: "+js(secret)+": bad") + `}`},
+		"a table's cell":                   {"events", `{"kind":"Table","rows":[{"cells":["1s","password=4711 failed"]}]}`},
+		"a Secret's number":                {"secrets", `{"kind":"Secret","metadata":{"name":"guess"},"data":{"x":4711}}`},
+	} {
+		got := marks(s, guess[0], guess[1])
+		if len(got) == 0 {
+			t.Errorf("%s has no mark", name)
+		}
+		for _, m := range got {
+			if m == one[0] || m == of[0] {
+				t.Errorf("%s shows the mark %s", name, m)
+			}
+		}
+	}
+	tried := marks(s.Unlinked(), "deployments", real)
+	if again := marks(s.Unlinked(), "deployments", real); tried[0] == one[0] || tried[0] == again[0] {
+		t.Errorf("dry runs show it: %s and %s", tried, again)
+	}
+	if a, b := marks(s, "secrets", `{"kind":"Secret","metadata":{"name":"a"},"data":{"x":4711}}`), marks(s, "secrets", `{"kind":"Secret","metadata":{"name":"b"},"data":{"x":4711}}`); a[0] == b[0] {
+		t.Errorf("two Secrets' numbers share %v", a)
+	}
+	first, again := texted(t, s, "PASSWORD=4711\nPASSWORD=4711\n"), texted(t, s, "PASSWORD=4711\n")
+	in, later := anyMark.FindAllString(first, -1), anyMark.FindAllString(again, -1)
+	if len(in) != 2 || in[0] != in[1] || len(later) != 1 || later[0] == in[0] || in[0] == one[0] {
+		t.Errorf("logs show %v and %v", in, later)
+	}
+	// A value that nobody guesses is the same everywhere.
+	strong := s.String("Zr8-correct-horse-77Q")
+	for _, in := range []string{real, `{"kind":"ConfigMap","metadata":{"name":"x"},"data":{"password":"4711"}}`} {
+		var out bytes.Buffer
+		if err := s.Unlinked().JSON(&out, strings.NewReader(strings.ReplaceAll(in, "4711", "Zr8-correct-horse-77Q"))); err != nil || !strings.Contains(out.String(), strong) {
+			t.Errorf("%v: no %s in %s", err, strong, out.String())
+		}
+	}
+	if got := texted(t, s, "PASSWORD=Zr8-correct-horse-77Q\n"); !strings.Contains(got, strong) {
+		t.Errorf("no %s in %s", strong, got)
+	}
+}
+
+// Weak or not, a mark that comes back is the value again.
+func TestI8_AWeakValuesMarkComesBack(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	for resource, in := range map[string]string{
+		"deployments": `{"kind":"Deployment","metadata":{"name":"web","namespace":"shop","annotations":{"` + lastApplied + `":` + js(`{"kind":"Deployment","x":{"adminPassword":"4712"}}`) + `}},"x":{"adminPassword":"4712"},"spec":{"containers":[{"env":[{"name":"DB_PASSWORD","value":"4711"}],"args":["--x=1 --password=4711 --token=4712 -v"]}]}}`,
+		"configmaps":  `{"kind":"ConfigMap","metadata":{"name":"web","namespace":"shop"},"data":{"password":"4711","x":"a: 1\npassword: 4711\nb: 2\ntoken: 4712\n"}}`,
+		"secrets":     `{"kind":"Secret","metadata":{"name":"web","namespace":"shop","annotations":{"x":"see password=4711 x"}},"data":{"password":"NDcxMQ=="}}`,
+	} {
+		var masked bytes.Buffer
+		if err := s.JSONOf(Ref{Resource: resource}, &masked, strings.NewReader(in)); err != nil {
+			t.Fatal(err)
+		}
+		o, err := s.Originals(Ref{Resource: resource}, []byte(in))
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Another text than was read, around the same marks.
+		back := strings.NewReplacer("--x=1", "--x=2", "a: 1", "a: 7", " x\"", " y\"").Replace(masked.String())
+		want := strings.NewReplacer("--x=1", "--x=2", "a: 1", "a: 7", " x\"", " y\"").Replace(in)
+		v, err := decode([]byte(strings.TrimSpace(back)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := mustEncode(t, o.Restore(v)); HasMark(got) || got != mustEncode(t, parseRaw(t, want)) {
+			t.Errorf("%s:\n got  %s\n want %s", resource, got, want)
+		}
+	}
+}
+
+func parseRaw(t *testing.T, in string) any {
+	t.Helper()
+	v, err := decode([]byte(in))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
 // Every place of a value within the blocks of the index, and every way of its
 // coming in pieces.
 func TestI7_WhateverTheAlignment(t *testing.T) {
@@ -232,7 +363,7 @@ func TestI7_WhateverTheAlignment(t *testing.T) {
 			if leaks(out.String()) {
 				t.Fatalf("%s, %d bytes on: it passed: %s", h.name, pad, out.String())
 			}
-			if err := s.JSONOf(Ref{Resource: h.resource}, &halves, iotest.OneByteReader(strings.NewReader(in))); err != nil || halves.String() != out.String() {
+			if err := s.JSONOf(Ref{Resource: h.resource}, &halves, iotest.OneByteReader(strings.NewReader(in))); err != nil || unmarked(halves.String()) != unmarked(out.String()) {
 				t.Fatalf("%s, %d bytes on, byte by byte: %v\n%s\n%s", h.name, pad, err, halves.String(), out.String())
 			}
 			if v, err := decode([]byte(in)); err == nil {

@@ -8,8 +8,13 @@ import (
 // the plain way, which the walker is held against.
 type reference struct{ *Scoped }
 
+// nowhere has the place that values have by themselves.
+type nowhere struct{}
+
+func (nowhere) place() []byte { return nil }
+
 func (s reference) mark64text(v string) string {
-	return string(s.appendSecret64(nil, []byte(v), owner{}))
+	return string(s.appendSecret64(nil, []byte(v), &owner{of: nowhere{}}))
 }
 
 // kindOf is the kind that a resource's objects have, where that kind is masked;

@@ -19,6 +19,7 @@ type Originals struct {
 	s            *Scoped
 	a            about
 	real, masked any
+	place        []byte // the object's
 }
 
 // Originals gives the real values behind the marks that current, an object that
@@ -34,7 +35,7 @@ func (s *Scoped) Originals(ref Ref, current []byte) (*Originals, error) {
 	if _, ok := real.(map[string]any); !ok {
 		return nil, errNoObject
 	}
-	o := &Originals{s: s, a: s.rules.of(ref), real: real}
+	o := &Originals{s: s, a: s.rules.of(ref), real: real, place: placeOf(ref.Resource, text(at(real, "metadata", "namespace")), text(at(real, "metadata", "name")))}
 	if o.masked, err = o.read(real, current); err != nil {
 		return nil, err
 	}
@@ -44,7 +45,7 @@ func (s *Scoped) Originals(ref Ref, current []byte) (*Originals, error) {
 // read gives v, an object, as the agent reads it. raw is v as JSON.
 func (o *Originals) read(v any, raw []byte) (any, error) {
 	left := budget(freeLooks)
-	out, err := o.s.quote(raw, o.a, 0, &left)
+	out, err := o.s.quote(raw, o.a, 0, &left, nil)
 	if err != nil || out == nil {
 		return v, err
 	}
@@ -207,12 +208,7 @@ func (o *Originals) piece(real, mark, next string, last bool) int {
 
 // isOf reports whether mark is one that v may have in a text.
 func (o *Originals) isOf(mark, v string) bool {
-	for _, key := range [...][]byte{o.s.otherKey, o.s.secretKey, o.s.weakKey} {
-		if string(sign(nil, key, nil, []byte(v))) == mark {
-			return true
-		}
-	}
-	return false
+	return o.s.mayMean(mark, v, o.place)
 }
 
 // applied restores the object that an annotation holds as it was applied: what

@@ -122,6 +122,8 @@ type about struct {
 	// sure says that the request names the kind: whatever the object calls
 	// itself, it is masked as this.
 	sure bool
+	// resource is what the request names.
+	resource string
 }
 
 // of gives what the objects of an answer about ref are.
@@ -130,12 +132,12 @@ func (r *rules) of(ref Ref) about {
 		return about{}
 	}
 	if k, ok := r.resources[ref.Resource+"/"+ref.Subresource]; ok && ref.Subresource != "" {
-		return about{k, true, true}
+		return about{k, true, true, ref.Resource}
 	}
 	if k, ok := r.resources[ref.Resource]; ok && (ref.Subresource == "" || ref.Subresource == "status" || k.secret || k == csrRules) {
-		return about{k, true, true}
+		return about{k, true, true, ref.Resource}
 	}
-	return about{known: true}
+	return about{known: true, resource: ref.Resource}
 }
 
 // wrapper reports whether objects of the kind hold or stand for others, and so

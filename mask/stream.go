@@ -29,6 +29,8 @@ func (s *Scoped) stream(src io.Reader) *stream {
 	st := streams.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
 	st.sc.reset(src)
 	st.w.s, st.w.quoted, st.w.left = s, 0, freeLooks
+	st.w.host, st.w.stray.id, st.w.here, st.w.roots = nil, nil, nil, st.w.roots[:0]
+	st.w.owner = owner{of: &st.w}
 	return st
 }
 
@@ -59,6 +61,7 @@ func (s *Scoped) JSONOf(ref Ref, dst io.Writer, src io.Reader) error {
 	st := s.stream(src)
 	defer st.release()
 	a := s.rules.of(ref)
+	st.w.top = a
 	pos := 0
 	for {
 		b, at, err := st.sc.at(pos)
@@ -331,14 +334,19 @@ func (w *walker) emit(dst io.Writer, from, to int) (int, error) {
 func byPlace(a, b edit) int { return a.from - b.from }
 
 // quote masks the object, or the list of objects, that a text quotes. out is nil
-// where nothing of it is masked.
-func (s *Scoped) quote(text []byte, a about, depth int, left *budget) (out []byte, err error) {
+// where nothing of it is masked. host is where the text stands; nil: it is the
+// object itself.
+func (s *Scoped) quote(text []byte, a about, depth int, left *budget, host *walker) (out []byte, err error) {
 	if depth > maxQuoted {
 		return nil, errDepth
 	}
 	st := s.stream(bytes.NewReader(text))
 	defer st.release()
 	st.w.quoted, st.w.left = depth, *left
+	st.w.top = a
+	if host != nil {
+		st.w.host = host
+	}
 	defer func() { *left = st.w.left }()
 	_, at, err := st.sc.at(0)
 	if err != nil {

@@ -30,6 +30,7 @@ type Text struct {
 	left  budget
 	spans []span
 	buf   []byte
+	stray stray // what weak values are bound to
 }
 
 // Text gives a writer that masks what is written to it and passes it to dst. A
@@ -144,7 +145,7 @@ func (t *Text) ordinary(line []byte, to int) {
 			}
 			from := max(sp.from, at)
 			t.buf = append(t.buf, line[at:from]...)
-			t.buf = t.s.appendOther(t.buf, line[sp.from:sp.to], owner{})
+			t.buf = t.s.appendOther(t.buf, line[sp.from:sp.to], &owner{of: &t.stray})
 			at = sp.to
 			to = max(to, at)
 		}
@@ -193,7 +194,7 @@ func (t *Text) keyBody(to int) (dropped int) {
 
 func (t *Text) keyMark(body []byte) {
 	if len(body) > 0 && !t.shown {
-		t.buf = t.s.appendOther(t.buf, body, owner{})
+		t.buf = t.s.appendOther(t.buf, body, &owner{of: &t.stray})
 		t.shown = true
 	}
 }

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/base64"
 	"math/bits"
-	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -29,12 +29,17 @@ type walker struct {
 	s      *Scoped
 	buf    []byte
 	blocks []block
-	quoted int // how many texts this one is quoted in
+	quoted int    // how many texts this one is quoted in
+	host   placed // whose text it is quoted in: what it says of itself is anybody's word
+	top    about  // what the answer is about
+	stray  stray  // what has no name
 
 	at    int // the block of word
 	word  uint64
 	depth int
-	owner owner // of the object's values
+	owner owner  // of the object's values
+	roots []int  // the objects around that, the outermost first
+	here  []byte // the place of the object, once it has been asked for
 	left  budget
 	edits []edit
 	texts []byte // the new texts of the edits
@@ -192,10 +197,10 @@ func (w *walker) replaceText(from, to int, text []byte) {
 }
 
 // replaceMark puts the mark that make appends in the place of what stands there.
-func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v []byte, of owner) []byte) {
+func (w *walker) replaceMark(from, to int, text []byte, appendMark func(dst, v []byte, of *owner) []byte) {
 	at := len(w.texts)
 	w.texts = append(w.texts, '"')
-	w.texts = append(appendMark(w.texts, text, w.owner), '"')
+	w.texts = append(appendMark(w.texts, text, &w.owner), '"')
 	w.edits = append(w.edits, edit{from, to, at, len(w.texts)})
 }
 
@@ -204,12 +209,14 @@ func (w *walker) root(pos int, a about) error {
 	if err := w.enter(); err != nil {
 		return err
 	}
-	defer func() { w.depth-- }()
 	rules, _ := w.s.rules.named(a, "")
 	kind, touched, from := "", false, len(w.edits)
 	outer := w.owner
-	defer func() { w.owner = outer }()
-	w.owner = owner{place: w.placeOf(pos, rules)}
+	defer func() {
+		w.depth--
+		w.roots, w.here, w.owner = w.roots[:len(w.roots)-1], nil, outer
+	}()
+	w.roots, w.here, w.owner = append(w.roots, pos), nil, w.ownerOf(rules)
 	w.seek(pos + 1)
 	for {
 		name, value, more, err := w.member()
@@ -241,9 +248,7 @@ func (w *walker) root(pos int, a about) error {
 			if now == rules && !wrapper(kind) {
 				continue
 			}
-			at, word := w.at, w.word
-			w.owner = owner{place: w.placeOf(pos, now)}
-			w.at, w.word = at, word
+			w.owner = w.ownerOf(now)
 			if touched {
 				// What stood before was taken for something else.
 				w.edits = w.edits[:from]
@@ -260,39 +265,100 @@ func (w *walker) root(pos int, a about) error {
 	}
 }
 
-// placeOf names the object at pos, if its values are looked for elsewhere.
-func (w *walker) placeOf(pos int, rules *kindRules) []byte {
-	if rules == nil || !rules.secret && !rules.own {
+// ownerOf is the owner of the values of an object with these rules.
+func (w *walker) ownerOf(rules *kindRules) owner {
+	return owner{of: w, secret: rules != nil && (rules.secret || rules.own)}
+}
+
+// place says which object's values are walked over: the outermost one's that
+// has a name, and where it is quoted, the one's that quotes it. So an agent's
+// object can't call a part of itself by another one's name.
+func (w *walker) place() []byte {
+	if w.host != nil {
+		return w.host.place()
+	}
+	for i := 0; w.here == nil && i < len(w.roots); i++ {
+		w.here = w.placeAt(w.roots[i])
+	}
+	if w.here == nil {
+		w.here = w.stray.place()
+	}
+	return w.here
+}
+
+// placeAt gives the place that the object at pos says it is, or nil.
+func (w *walker) placeAt(pos int) []byte {
+	look := walker{buf: w.buf, blocks: w.blocks}
+	var kind, namespace, object string
+	text := func(value int, into *string) (err error) {
+		if w.buf[value] != '"' {
+			look.end(value)
+			return nil
+		}
+		t, _, err := look.string(value)
+		*into = string(t)
+		return err
+	}
+	each := func(pos int, f func(name string, value int) error) error {
+		look.seek(pos + 1)
+		for {
+			name, value, more, err := look.member()
+			if err != nil || !more {
+				return err
+			}
+			if err := f(string(name), value); err != nil {
+				return err
+			}
+		}
+	}
+	err := each(pos, func(name string, value int) error {
+		switch {
+		case name == "kind":
+			return text(value, &kind)
+		case name == "metadata" && w.buf[value] == '{':
+			return each(value, func(name string, value int) error {
+				switch name {
+				case "namespace":
+					return text(value, &namespace)
+				case "name":
+					return text(value, &object)
+				}
+				look.end(value)
+				return nil
+			})
+		}
+		look.end(value)
+		return nil
+	})
+	if err != nil {
+		return nil // the walk finds it too
+	}
+	resource := w.top.resource
+	if resource == "" {
+		resource = resourceOf(kind)
+	}
+	return placeOf(resource, namespace, object)
+}
+
+// placeOf names an object. nil is what has no name. Objects of one name whose
+// resources are called alike in two API groups have the same.
+func placeOf(resource, namespace, name string) []byte {
+	if name == "" {
 		return nil
 	}
-	w.seek(pos + 1)
-	for {
-		name, value, more, err := w.member()
-		if err != nil || !more {
-			return []byte("/") // root finds the error again
-		}
-		if string(name) != "metadata" || w.buf[value] != '{' {
-			w.end(value)
-			continue
-		}
-		w.seek(value + 1)
-		var parts [2]string
-		for {
-			name, value, more, err := w.member()
-			if err != nil || !more {
-				return []byte(parts[0] + "/" + parts[1])
-			}
-			if i := slices.Index([]string{"namespace", "name"}, string(name)); i >= 0 && w.buf[value] == '"' {
-				text, _, err := w.string(value)
-				if err != nil {
-					return []byte("/")
-				}
-				parts[i] = string(text)
-				continue
-			}
-			w.end(value)
-		}
+	return []byte(resource + "\x00" + namespace + "/" + name)
+}
+
+// resourceOf guesses a kind's resource, as apimachinery does (api/meta).
+func resourceOf(kind string) string {
+	r := strings.ToLower(kind)
+	switch {
+	case strings.HasSuffix(r, "s"), strings.HasSuffix(r, "x"), strings.HasSuffix(r, "ch"):
+		return r + "es"
+	case strings.HasSuffix(r, "y"):
+		return strings.TrimSuffix(r, "y") + "ies"
 	}
+	return r + "s"
 }
 
 func (w *walker) rootMember(name []byte, value int, kind string, a about, rules *kindRules) error {
@@ -556,7 +622,7 @@ func (w *walker) cells(pos int) error {
 	}
 	for i := range list {
 		if i > 0 {
-			list[i] = w.s.deep(list[i])
+			list[i] = w.deep(list[i])
 		}
 	}
 	out, err := encode(list)
@@ -566,6 +632,9 @@ func (w *walker) cells(pos int) error {
 	w.replace(pos, end, out)
 	return nil
 }
+
+// deep masks every value below v, which is the object's; names stay.
+func (w *walker) deep(v any) any { return w.s.deepOf(v, w) }
 
 // leaf masks the string at pos.
 func (w *walker) leaf(pos int, act action) error {
@@ -615,10 +684,14 @@ func (w *walker) free(pos int, where place) error {
 	if err != nil {
 		return err
 	}
-	if out, changed := w.s.freeText(text, where, &w.left, &w.spans); changed {
+	if out, changed := w.freeText(text, where); changed {
 		w.replaceText(pos, end, out)
 	}
 	return nil
+}
+
+func (w *walker) freeText(text []byte, where place) (out []byte, changed bool) {
+	return w.s.freeText(text, where, &w.left, &w.spans, &w.owner)
 }
 
 // mark masks the value at pos, whatever it is.
@@ -647,7 +720,7 @@ func (w *walker) mark(pos int, base64ed bool) error {
 	if err != nil {
 		return errSyntax
 	}
-	out, err := encode(w.s.deep(v))
+	out, err := encode(w.deep(v))
 	if err != nil {
 		return errSyntax
 	}
@@ -691,10 +764,10 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 		}
 		plain = plain[:n]
 		if !credential && utf8.Valid(plain) {
-			_, credential = w.s.freeText(plain, inConfig, &w.left, &w.spans)
+			_, credential = w.freeText(plain, inConfig)
 		}
 		if credential && len(plain) > 0 {
-			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain, owner{}))))
+			w.replaceText(pos, end, []byte(base64.StdEncoding.EncodeToString(w.s.appendOther(nil, plain, &w.owner))))
 		}
 		return nil
 	}
@@ -702,7 +775,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 		w.replaceMark(pos, end, text, w.s.appendOther)
 		return nil
 	}
-	if out, changed := w.s.freeText(text, inConfig, &w.left, &w.spans); changed {
+	if out, changed := w.freeText(text, inConfig); changed {
 		w.replaceText(pos, end, out)
 	}
 	return nil
@@ -785,7 +858,7 @@ func (w *walker) args(pos int) error {
 			return nil
 		}
 		flag = len(text) > 1 && text[0] == '-' && !bytes.ContainsAny(text, "= \n") && w.s.rules.credential(bytes.TrimLeft(text, "-"))
-		if out, changed := w.s.freeText(text, inConfig, &w.left, &w.spans); changed {
+		if out, changed := w.freeText(text, inConfig); changed {
 			w.replaceText(at, end, out)
 		}
 		return nil
@@ -835,20 +908,20 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 	case len(t) == 0:
 		return nil, false
 	case t[0] == '{' || t[0] == '[':
-		out, err := w.s.quote(t, quotes, w.quoted+1, &w.left)
+		out, err := w.s.quote(t, quotes, w.quoted+1, &w.left, w)
 		switch {
 		case err == nil:
 			return out, out != nil
 		case applied || secret:
-			return w.s.appendSecret(nil, text, w.owner), true
+			return w.s.appendSecret(nil, text, &w.owner), true
 		}
 	case applied, secret && bytes.HasPrefix(t, []byte("H4sI")):
 		// Something else than an object, or a compressed one.
-		return w.s.appendSecret(nil, text, w.owner), true
+		return w.s.appendSecret(nil, text, &w.owner), true
 	case credential && !trivial(text):
-		return w.s.appendOther(nil, text, owner{}), true
+		return w.s.appendOther(nil, text, &w.owner), true
 	}
-	return w.s.freeText(text, inConfig, &w.left, &w.spans)
+	return w.freeText(text, inConfig)
 }
 
 // plainManaged passes over managedFields that begin at pos, if they hold no
@@ -879,7 +952,7 @@ func (w *walker) managed(name []byte) {
 	if name[0] == 'k' {
 		where = inField // its keys are names and ports
 	}
-	if out, changed := w.s.freeText(name, where, &w.left, &w.spans); changed {
+	if out, changed := w.freeText(name, where); changed {
 		w.replaceText(w.nameFrom, w.nameTo, out)
 	}
 }
