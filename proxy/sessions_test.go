@@ -118,6 +118,15 @@ func nodeOf(run process) http.Handler {
 		if code := run(c); code != 0 || version != constants.StreamProtocolV3Name { // whose success is silent
 			_, _ = streams["error"].Write(exited(code))
 		}
+		_ = streams["error"].Close()
+		// A client that is slow loses what it hasn't read when this closes first, and
+		// takes the command for a success all the same (moby/spdystream).
+		for name, s := range streams {
+			if name == "stdout" || name == "stderr" {
+				_ = s.Close()
+			}
+		}
+		<-conn.CloseChan() // it has read all and goes
 	})
 }
 
