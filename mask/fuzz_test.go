@@ -27,7 +27,7 @@ func FuzzText(f *testing.F) {
 	f.Add(strings.Repeat("x", maxHeld)+fuzzKnown+"\n", maxHeld-3, maxHeld+4, true)
 	f.Add("postgres://u:"+githubToken+"@h/", 13, 20, true)
 	s := scoped(f)
-	s.known.learn([]byte(fuzzKnown))
+	s.known.learn([]byte(fuzzKnown), inSecret, s.run)
 	f.Fuzz(func(t *testing.T, in string, a, b int, flush bool) {
 		if len(in) > 64<<10 {
 			return

@@ -108,7 +108,7 @@ func (m *Masker) scope(run v1alpha1.RunKey) *Scoped {
 		return h.Sum(nil)
 	}
 	return &Scoped{
-		secretKey: derive(""), weakKey: derive("\x00weak"), otherKey: derive("\x00other"),
+		run: run, secretKey: derive(""), weakKey: derive("\x00weak"), otherKey: derive("\x00other"),
 		rules: m.rules, detect: m.detect, known: &m.known, recent: &m.recent,
 	}
 }
@@ -122,6 +122,7 @@ func (m *Masker) scope(run v1alpha1.RunKey) *Scoped {
 // signature. Weaker ones are equal within one object only, and in what is none,
 // such as a log, within that.
 type Scoped struct {
+	run                          v1alpha1.RunKey
 	secretKey, weakKey, otherKey []byte
 
 	rules  *rules
@@ -184,18 +185,40 @@ func (s *stray) place() []byte {
 // owner is whose value is masked.
 type owner struct {
 	of     placed
-	secret bool // its values are looked for elsewhere
+	secret bool // a Secret's values are looked for elsewhere
+	own    bool // the same of other objects that are credentials, or have values that an admin has named
 	public bool // the value's name says that it is no secret by itself, such as a namespace
+	room   int  // what may still be learnt of a Secret
 }
 
-// appendSecret appends the mark of a value of a Secret, which is known from then
-// on where it is one.
+// learns reports whether a value of n bytes is to be known from now on.
+func (o *owner) learns(n int) bool {
+	if o.public || !o.secret && !o.own {
+		return false
+	}
+	o.room -= min(3*(n+entryBytes), maxValueBytes) // itself, and twice in base64
+	return o.room >= 0
+}
+
+func (o *owner) source() source {
+	if o.secret {
+		return inSecret
+	}
+	return elsewhere
+}
+
+// appendSecret appends the mark of a value of a Secret, which may be known from
+// then on.
 func (s *Scoped) appendSecret(dst, v []byte, of *owner) []byte {
+	return s.appendLearnt(dst, v, of, of.learns(len(v)))
+}
+
+func (s *Scoped) appendLearnt(dst, v []byte, of *owner, learn bool) []byte {
 	if len(v) == 0 || len(v) == markLen && isMark(string(v)) {
 		return append(dst, v...)
 	}
-	if of.secret && !of.public {
-		s.known.learn(v)
+	if learn {
+		s.known.learn(v, of.source(), s.run)
 	}
 	return s.appendValue(dst, v, of.of)
 }
@@ -210,7 +233,7 @@ func (s *Scoped) appendOther(dst, v []byte, of *owner) []byte {
 	if strength(v) < minStrength {
 		return sign(dst, s.otherKey, of.of.place(), v)
 	}
-	s.known.learn(v)
+	s.known.learn(v, elsewhere, s.run)
 	return sign(dst, s.secretKey, nil, v)
 }
 
@@ -225,8 +248,10 @@ func (s *Scoped) mayMean(mark, v string, place []byte) bool {
 
 // appendSecret64 appends the base64 of the mark of what v is the base64 of.
 func (s *Scoped) appendSecret64(dst, v []byte, of *owner) []byte {
-	hash := s.recent.hash(s.weakKey, of.of.place(), v, of.secret && !of.public)
-	if m := s.recent.find(hash); m != nil {
+	learn := of.learns(base64.StdEncoding.DecodedLen(len(v)))
+	hash := s.recent.hash(s.weakKey, of.of.place(), v, learn)
+	gone := s.known.gone.Load()
+	if m := s.recent.find(hash); m != nil && (!m.learnt || m.gone == gone || s.known.has(v)) {
 		return append(dst, m.mark[:]...)
 	}
 	plain := make([]byte, base64.StdEncoding.DecodedLen(len(v)))
@@ -234,11 +259,11 @@ func (s *Scoped) appendSecret64(dst, v []byte, of *owner) []byte {
 	if err != nil {
 		plain, n = v, len(v)
 	}
-	mark := s.appendSecret(make([]byte, 0, markLen), plain[:n], of)
+	mark := s.appendLearnt(make([]byte, 0, markLen), plain[:n], of, learn)
 	begin := len(dst)
 	dst = base64.StdEncoding.AppendEncode(dst, mark)
 	if len(mark) == markLen {
-		s.recent.keep(hash, dst[begin:])
+		s.recent.keep(hash, dst[begin:], learn && s.known.has(v), gone)
 	}
 	return dst
 }
@@ -253,8 +278,10 @@ type recentMarks struct {
 const recentBits = 14
 
 type recentMark struct {
-	hash [2]uint64
-	mark [markLen / 3 * 4]byte
+	hash   [2]uint64
+	mark   [markLen / 3 * 4]byte
+	learnt bool  // the value was known then
+	gone   int64 // when so many had been forgotten
 }
 
 func (r *recentMarks) hash(key, place, v []byte, learn bool) (hash [2]uint64) {
@@ -284,8 +311,8 @@ func (r *recentMarks) find(hash [2]uint64) *recentMark {
 	return nil
 }
 
-func (r *recentMarks) keep(hash [2]uint64, mark64 []byte) {
-	m := &recentMark{hash: hash}
+func (r *recentMarks) keep(hash [2]uint64, mark64 []byte, learnt bool, gone int64) {
+	m := &recentMark{hash: hash, learnt: learnt, gone: gone}
 	copy(m.mark[:], mark64)
 	first, second := &r.slots[hash[0]>>(64-recentBits)], &r.slots[hash[1]>>(64-recentBits)]
 	if first.CompareAndSwap(nil, m) || second.CompareAndSwap(nil, m) {

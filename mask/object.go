@@ -175,6 +175,7 @@ func (w *walker) status(pos int, a about) error {
 	details, _ := obj["details"].(map[string]any)
 	kind := strings.ToLower(text(details["kind"]))
 	secret := kind == "secret" || kind == "secrets" || a.sure && a.rules != nil && (a.rules.secret || a.rules.own)
+	w.owner.secret, w.owner.own = false, false // it may quote what was only tried
 	mark := func(o map[string]any, name string) {
 		v, ok := o[name].(string)
 		switch {

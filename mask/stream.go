@@ -61,7 +61,7 @@ func (s *Scoped) JSONOf(ref Ref, dst io.Writer, src io.Reader) error {
 	st := s.stream(src)
 	defer st.release()
 	a := s.rules.of(ref)
-	st.w.top = a
+	st.w.answers(a)
 	pos := 0
 	for {
 		b, at, err := st.sc.at(pos)
@@ -302,6 +302,12 @@ func (st *stream) elements(dst io.Writer, pos int, list, kind string, a about) (
 	}
 }
 
+// answers says what the answer is about, as the request does.
+func (w *walker) answers(a about) {
+	w.top = a
+	w.secret = !a.known || a.sure && a.rules == secretRules
+}
+
 // over has w walk over what sc has read.
 func (w *walker) over(sc *scanner) {
 	w.buf, w.blocks, w.depth = sc.buf, sc.blocks, 0
@@ -343,9 +349,9 @@ func (s *Scoped) quote(text []byte, a about, depth int, left *budget, host *walk
 	st := s.stream(bytes.NewReader(text))
 	defer st.release()
 	st.w.quoted, st.w.left = depth, *left
-	st.w.top = a
+	st.w.answers(a)
 	if host != nil {
-		st.w.host = host
+		st.w.host, st.w.secret = host, host.owner.secret
 	}
 	defer func() { *left = st.w.left }()
 	_, at, err := st.sc.at(0)

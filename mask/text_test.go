@@ -97,7 +97,7 @@ func TestWhatStandsAroundAPrivateKeyPasses(t *testing.T) {
 func TestI7_OtherSecretsOnAPrivateKeysFirstAndLastLine(t *testing.T) {
 	t.Parallel()
 	s := scoped(t)
-	s.known.learn([]byte(fuzzKnown))
+	s.known.learn([]byte(fuzzKnown), inSecret, s.run)
 	for _, in := range []string{
 		fuzzKnown + " " + keyFirst + "\n" + keyPart + "\n" + keyLast + "\n",
 		keyFirst + "\n" + keyPart + "\n" + keyLast + " " + fuzzKnown + "\n",

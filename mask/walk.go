@@ -32,6 +32,7 @@ type walker struct {
 	quoted int    // how many texts this one is quoted in
 	host   placed // whose text it is quoted in: what it says of itself is anybody's word
 	top    about  // what the answer is about
+	secret bool   // whether a Secret in it can be one
 	stray  stray  // what has no name
 
 	at    int // the block of word
@@ -267,7 +268,12 @@ func (w *walker) root(pos int, a about) error {
 
 // ownerOf is the owner of the values of an object with these rules.
 func (w *walker) ownerOf(rules *kindRules) owner {
-	return owner{of: w, secret: rules != nil && (rules.secret || rules.own)}
+	o := owner{of: w, room: maxObjectsValues}
+	if rules != nil {
+		o.secret = rules == secretRules && w.secret
+		o.own = rules.secret || rules.own
+	}
+	return o
 }
 
 // place says which object's values are walked over: the outermost one's that
