@@ -398,7 +398,7 @@ func (k *knownValues) begins(text []byte) int {
 	look := k.look.Load()
 	k.mu.RLock()
 	defer k.mu.RUnlock()
-	for i := max(0, len(text)-maxHeld); i+minValue <= len(text); i++ {
+	for i := max(0, len(text)-maxValue); i+minValue <= len(text); i++ {
 		h := head(text[i:])
 		if look.has(h) && k.goesOn(h, text[i:]) {
 			return i

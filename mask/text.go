@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"io"
+	"unicode/utf8"
 )
 
 const (
@@ -26,6 +27,7 @@ type Text struct {
 	out   int    // what of it has been passed on
 	tried int    // how long it must be to be looked at again, where too much is held
 	key   int    // lines left of a private key that has begun; 0: none
+	ended bool   // nothing follows
 	shown bool   // the line of the key that isn't ended has its mark already
 	left  budget
 	spans []span
@@ -86,7 +88,7 @@ func (t *Text) Held() bool { return len(t.line) > t.out }
 
 // Close masks and passes on what is still held back. It doesn't close dst.
 func (t *Text) Close() error {
-	t.buf = t.buf[:0]
+	t.buf, t.ended = t.buf[:0], true
 	t.pass(len(t.line))
 	t.line, t.out, t.tried, t.shown = t.line[:0], 0, 0, false
 	return t.send()
@@ -136,7 +138,11 @@ func (t *Text) drop(n int) {
 // ordinary passes on what of line, which t's begins with, stands before to and
 // hasn't been.
 func (t *Text) ordinary(line []byte, to int) {
-	t.spans = t.s.secrets(line, inProse, &t.left, t.spans[:0])
+	text := line
+	if !t.ended {
+		text = whole(line)
+	}
+	t.spans = t.s.secrets(text, inProse, &t.left, t.spans[:0])
 	at := t.out
 	if len(t.spans) > 0 {
 		for _, sp := range merged(t.spans) {
@@ -156,9 +162,27 @@ func (t *Text) ordinary(line []byte, to int) {
 	t.out = to
 	if t.out > maxHeld {
 		cut := t.out - lineContext
+		for n := 0; n < utf8.UTFMax && !utf8.RuneStart(t.line[cut]); n++ {
+			cut++
+		}
+		out := t.out - cut
 		t.drop(cut)
-		t.out = lineContext
+		t.out = out
 	}
+}
+
+// whole gives text without the character at its end whose rest is still to
+// come: by that it would be no text.
+func whole(text []byte) []byte {
+	for n := 1; n < utf8.UTFMax && n <= len(text); n++ {
+		if at := len(text) - n; utf8.RuneStart(text[at]) {
+			if !utf8.FullRune(text[at:]) {
+				return text[:at]
+			}
+			break
+		}
+	}
+	return text
 }
 
 var (

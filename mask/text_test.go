@@ -2,6 +2,7 @@ package mask
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"strings"
 	"testing"
 )
@@ -111,6 +112,49 @@ func TestI7_OtherSecretsOnAPrivateKeysFirstAndLastLine(t *testing.T) {
 				t.Errorf("it passed: %q", got)
 			}
 		}
+	}
+}
+
+func TestI7_ALongValueIsFoundInPieces(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	r := rand.New(rand.NewPCG(1, 2))
+	for _, size := range []int{maxHeld/2 - 1, maxHeld / 2, maxHeld, maxValue/2 - 100} {
+		v := string(randomValue(r, size))
+		s.known.learn([]byte(v), inSecret, s.run)
+		for _, step := range []int{1000, maxHeld, 32 << 10} {
+			var pieces []string
+			for line := "the value: " + v + " it was\n"; line != ""; {
+				n := min(step, len(line))
+				pieces, line = append(pieces, line[:n], ""), line[n:]
+			}
+			if got := texted(t, s, pieces...); got != "the value: "+s.String(v)+" it was\n" {
+				t.Errorf("%d bytes by %d: %.300s", len(v), step, got)
+			}
+		}
+	}
+}
+
+func TestI7_ACharacterCutInTwoHidesNothing(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	for _, pad := range []int{0, maxHeld - 9, 2*maxHeld - 9, 3 * maxHeld} {
+		line := strings.Repeat("é", pad/2) + " password=hunter2 é\n"
+		for cut := len(line) - 30; cut < len(line); cut++ {
+			if got := texted(t, s, line[:max(cut, 0)], "", line[max(cut, 0):]); strings.Contains(got, "hunter2") {
+				t.Errorf("after %d bytes, cut %d before the end: %s", pad, len(line)-cut, got[max(0, len(got)-200):])
+			}
+		}
+	}
+}
+
+func TestI7_AValueThatEndsWithinACharacterIsFoundAtTheEnd(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	v := fuzzKnown + "\xc3"
+	s.known.learn([]byte(v), inSecret, s.run)
+	if got := texted(t, s, "x "+v); got != "x "+s.String(v) {
+		t.Errorf("got %q", got)
 	}
 }
 
