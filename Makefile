@@ -20,7 +20,7 @@ dev: build tools ## leave the whole environment running; kubeconfigs and URLs un
 test: build tools helm ## every test, end to end ones included
 	@tools/prerequisites.sh --tests
 	@echo "==> unit tests (with the race detector)"
-	go test -race -timeout 15m $(UNIT)
+	go test -race -timeout 30m $(UNIT)
 	@echo "==> end-to-end tests on a real control plane"
 	go test -count=1 -p 1 -timeout 20m ./e2e ./e2e/bindings
 	@if why=$$(tools/node.sh --can); then $(MAKE) --no-print-directory test-pods; else echo "==> NOT RUN: the tests that need pods: $$why"; fi
@@ -31,7 +31,7 @@ test-pods: build tools node ## the tests that run pods on a kubelet; root only
 
 check: lib generated lint ## before a commit: format, vet, lint, generated code current, unit tests with -race
 	go vet ./...
-	go test -race -timeout 15m $(UNIT)
+	go test -race -timeout 30m $(UNIT)
 
 bench: prerequisites ## measure the hot paths; the table goes to bench/results/
 	@bench/run
