@@ -348,11 +348,15 @@ func randomAnswer(r *rand.Rand, depth int, bare bool) string {
 		}
 		return members
 	}
+	pod := []string{
+		`"kind":"Pod"`, `"metadata":{"name":"p","annotations":{"a/token":"` + planted + `","b":` + string(quoted(`[{"kind":"Secret","stringData":{"k":"`+planted+`"}}]`)) + `}}`,
+		`"spec":{"adminPassword":"` + planted + `","env":[{"name":"A","value":"b"},{"value":"` + planted + `","name":"DB_PASSWORD"}],"args":["-v","--token","` + planted + `"]}`,
+	}
 	widget := []string{`"kind":"Widget"`, `"metadata":{"name":"w"}`, `"spec":{"n":12345678901234567890,"x":[true,null,{"data":1}]}`}
 	var members []string
-	pick := r.IntN(6)
+	pick := r.IntN(7)
 	if depth > 2 {
-		pick %= 2
+		pick %= 3
 	}
 	switch {
 	case bare || pick == 0:
@@ -360,6 +364,8 @@ func randomAnswer(r *rand.Rand, depth int, bare bool) string {
 	case pick == 1:
 		members = widget
 	case pick == 2:
+		members = pod
+	case pick == 6:
 		members = []string{`"kind":"List"`, `"metadata":{}`, `"items":` + list(r.IntN(4), func() string { return randomAnswer(r, depth+1, false) })}
 	case pick == 3:
 		members = []string{`"kind":"SecretList"`, `"metadata":{}`, `"items":` + list(r.IntN(4), func() string { return randomAnswer(r, depth+1, true) })}
@@ -425,14 +431,27 @@ func TestEachWatchEventIsFlushed(t *testing.T) {
 }
 
 // FuzzJSON holds the streaming masker against one that decodes everything
-// first, and looks for the planted value in what comes out.
+// first: what that masks comes out masked, and the planted value not at all where
+// that leaves none.
 func FuzzJSON(f *testing.F) {
 	for _, h := range hides {
 		f.Add(h.in, h.resource)
 	}
+	for _, p := range places {
+		f.Add(p.in, p.resource)
+	}
+	for _, p := range plain {
+		f.Add(p.in, p.resource)
+	}
 	f.Add(`{"kind":"SecretList","items":[{},null,3]}`, "")
+	f.Add(`{"kind":"Database","spec":{"users":[{"name":"a","secretWord":"`+planted+`"}],"any":{"k":{"deep":{"x":["`+planted+`"]}}}}}`, "databases")
+	f.Add(`{"kind":"Pod","metadata":{"annotations":{"a/token":"`+planted+`","x":"[{\"kind\":\"Secret\",\"stringData\":{\"k\":\"`+planted+`\"}}]"}},"spec":{"password":"`+planted+`","env":[{"value":"`+planted+`","name":"DB_PASSWORD"}],"args":["--token","`+planted+`"]}}`, "pods")
+	m, err := referenceConfig.New(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, in, resource string) {
-		s := scoped(t)
+		s := m.scope("run-1")
 		var out bytes.Buffer
 		err := s.JSONOf(Ref{resource, ""}, &out, strings.NewReader(in))
 		v, derr := decode([]byte(in))
@@ -455,17 +474,60 @@ func FuzzJSON(f *testing.F) {
 		if !json.Valid(out.Bytes()) {
 			t.Fatalf("invalid JSON came out: %s", out.String())
 		}
+		was := parseRaw(t, in)
+		reference{s}.object(o, kindOf(resource, ""), 0)
+		want := mustEncode(t, o)
+		if leaks(out.String()) && !leaks(want) {
+			t.Fatalf("the value passed: %s\nwant %s", out.String(), want)
+		}
+		got := parseRaw(t, strings.TrimSpace(out.String()))
+		if path, found := unmaskedAt(was, got, o); found {
+			t.Fatalf("%s passed: %s\nwant %s", path, out.String(), want)
+		}
 		if text(o["kind"]) == "Secret" && o["items"] == nil && o["rows"] == nil {
-			reference{s}.object(o, kindOf(resource, ""), 0)
-			// Elsewhere the walker looks at names and content too.
-			got, want := parse(t, out.String()), parse(t, mustEncode(t, o))
+			// Names and shapes stay. Elsewhere the walker looks at content too.
 			for _, field := range []string{"data", "stringData"} {
-				if !reflect.DeepEqual(leafKinds(at(got, field)), leafKinds(at(want, field))) {
-					t.Fatalf("%s: got %s\nwant %v", field, out.String(), want)
+				if !reflect.DeepEqual(leafKinds(at(got, field)), leafKinds(at(o, field))) {
+					t.Fatalf("%s: got %s\nwant %s", field, out.String(), want)
 				}
 			}
 		}
 	})
+}
+
+// unmaskedAt gives where something came out as it was that should have been
+// masked.
+func unmaskedAt(was, got, want any) (path string, found bool) {
+	switch w := want.(type) {
+	case map[string]any:
+		before, ok := was.(map[string]any)
+		after, same := got.(map[string]any)
+		if !ok || !same {
+			return "", false // masked whole
+		}
+		for k := range w {
+			if p, found := unmaskedAt(before[k], after[k], w[k]); found {
+				return join(k, p), true
+			}
+		}
+	case []any:
+		before, ok := was.([]any)
+		after, same := got.([]any)
+		if !ok || !same || len(before) != len(w) || len(after) != len(w) {
+			return "", false
+		}
+		for i := range w {
+			if p, found := unmaskedAt(before[i], after[i], w[i]); found {
+				return join(fmt.Sprintf("[%d]", i), p), true
+			}
+		}
+	case string:
+		before, ok := was.(string)
+		after, same := got.(string)
+		// What was quoted may come out in another order and spelling.
+		return "", ok && same && HasMark(w) && !HasMark(before) && !HasMark(after)
+	}
+	return "", false
 }
 
 func mustEncode(t testing.TB, v any) string {

@@ -1,11 +1,15 @@
 package mask
 
 import (
+	"bytes"
+	"slices"
 	"strings"
 )
 
-// reference masks what stands in Secrets and TokenRequests in a decoded object:
-// the plain way, which the walker is held against.
+// reference masks a decoded object by what stands where, the plain way, which
+// the walker is held against: Secrets and the like, fields by path and by name,
+// environments, command lines, and what annotations quote. It doesn't look into
+// texts: what it leaves may be masked too.
 type reference struct{ *Scoped }
 
 // nowhere has the place that values have by themselves.
@@ -17,22 +21,51 @@ func (s reference) mark64text(v string) string {
 	return string(s.appendSecret64(nil, []byte(v), &owner{of: nowhere{}}))
 }
 
+// referenceFields are those that are masked whole, by kind. Database is the
+// test's own.
+var referenceFields = map[string][][]string{
+	"Secret":                    nil,
+	"ConfigMap":                 nil,
+	"TokenRequest":              {{"status", "token"}},
+	"TokenReview":               {{"spec", "token"}},
+	"CertificateSigningRequest": {{"status", "certificate"}},
+	"Database":                  {{"spec", "users", "secretWord"}, {"spec", "any", "*", "deep"}},
+}
+
+var referenceConfig = Config{Fields: []FieldRule{{Resource: "databases", Kind: "Database", Paths: []string{"spec.users.secretWord", "spec.any.*.deep"}}}}
+
 // kindOf is the kind that a resource's objects have, where that kind is masked;
 // else the resource's own name, which is the kind of nothing.
 func kindOf(resource, subresource string) string {
 	switch {
-	case resource == "secrets":
-		return "Secret"
 	case resource == "serviceaccounts" && subresource == "token":
 		return "TokenRequest"
+	case subresource != "":
+		return resource
+	}
+	switch resource {
+	case "secrets":
+		return "Secret"
+	case "configmaps":
+		return "ConfigMap"
+	case "tokenreviews":
+		return "TokenReview"
+	case "certificatesigningrequests":
+		return "CertificateSigningRequest"
+	case "databases":
+		return "Database"
 	}
 	return resource
 }
 
-func sensitive(kind string) bool { return kind == "Secret" || kind == "TokenRequest" }
+// sensitive reports whether the kind has rules of its own.
+func sensitive(kind string) bool {
+	_, ok := referenceFields[kind]
+	return ok
+}
 
 // referenceDepth bounds the recursion into objects that hold objects. Real ones nest
-// twice: a watch event with a table with rows.
+// twice: a watch event with a table with rows. A quote counts twice.
 const referenceDepth = 8
 
 // object masks obj. hint is the kind to assume where obj doesn't say, or where
@@ -41,7 +74,6 @@ const referenceDepth = 8
 func (s reference) object(obj map[string]any, hint string, depth int) {
 	kind := text(obj["kind"])
 	if depth > referenceDepth {
-		s.all(obj)
 		return
 	}
 	if sensitive(hint) && kind != "Status" && kind != "Table" && !strings.HasSuffix(kind, "List") && kind != "PartialObjectMetadata" {
@@ -57,16 +89,21 @@ func (s reference) object(obj map[string]any, hint string, depth int) {
 	} else if sensitive(hint) {
 		applied = hint
 	}
-	s.metadata(obj, applied, depth)
+	if kind == "Status" {
+		s.status(obj, hint)
+		return
+	}
+	s.rest(obj, applied, kind, depth)
+	for _, path := range referenceFields[kind] {
+		s.field(obj, path)
+	}
 	switch kind {
 	case "Secret":
 		s.secret(obj)
-	case "TokenRequest":
-		if st, ok := obj["status"].(map[string]any); ok {
-			s.member(st, "token", s.String)
+	case "ConfigMap":
+		if data, ok := obj["data"].(map[string]any); ok {
+			s.named(data)
 		}
-	case "Status":
-		s.status(obj, hint)
 	case "":
 		// Nothing says what it is: data is masked as if it were a Secret's. The
 		// wrappers that have no kind, watch events and table rows, have no data.
@@ -79,6 +116,11 @@ func (s reference) object(obj map[string]any, hint string, depth int) {
 		for i, row := range rows {
 			if r, ok := row.(map[string]any); ok {
 				s.child(r, "object", hint, depth)
+				for k, v := range r {
+					if k != "object" && k != "cells" {
+						r[k] = s.value(k, v, depth)
+					}
+				}
 			} else if sensitive(hint) {
 				rows[i] = s.deep(row)
 			}
@@ -140,32 +182,173 @@ func (s reference) values(obj map[string]any, field string, mark func(string) st
 	}
 }
 
-// metadata masks the annotation that holds the object as it was applied. hint
-// is the kind of the object that carries it, where that is masked.
-func (s reference) metadata(obj map[string]any, hint string, depth int) {
-	meta, _ := obj["metadata"].(map[string]any)
-	ann, _ := meta["annotations"].(map[string]any)
-	applied, ok := ann[lastApplied].(string)
-	if !ok || applied == "" {
-		return
+// rest masks what no rule of the kind concerns.
+func (s reference) rest(obj map[string]any, hint, kind string, depth int) {
+	for name, v := range obj {
+		switch name {
+		case "items", "rows":
+			if _, ok := v.([]any); ok {
+				continue
+			}
+		case "object":
+			continue
+		case "metadata":
+			if meta, ok := v.(map[string]any); ok {
+				for k, v := range meta {
+					if notes, ok := v.(map[string]any); ok && k == "annotations" {
+						s.notes(notes, hint, depth)
+					} else {
+						meta[k] = s.value(k, v, depth)
+					}
+				}
+				continue
+			}
+		case "data", "stringData", "binaryData":
+			if kind == "Secret" || kind == "ConfigMap" || kind == "" {
+				continue
+			}
+		}
+		obj[name] = s.value(name, v, depth)
 	}
-	inner, err := decode([]byte(applied))
-	if err != nil {
-		ann[lastApplied] = s.String(applied)
-		return
+}
+
+// field masks whatever stands at path, of each element of a list.
+func (s reference) field(v any, path []string) {
+	switch v := v.(type) {
+	case []any:
+		for _, e := range v {
+			s.field(e, path)
+		}
+	case map[string]any:
+		for k, e := range v {
+			switch {
+			case path[0] != k && path[0] != "*":
+			case len(path) == 1:
+				v[k] = s.deep(e)
+			default:
+				s.field(e, path[1:])
+			}
+		}
 	}
-	o, ok := inner.(map[string]any)
+}
+
+// named masks what stands under a credential's name.
+func (s reference) named(m map[string]any) {
+	for k, v := range m {
+		switch v := v.(type) {
+		case string:
+			if s.rules.credential([]byte(k)) && !trivial([]byte(v)) {
+				m[k] = s.String(v)
+			}
+		case map[string]any:
+			s.named(v)
+		}
+	}
+}
+
+// value masks by names what stands in any object.
+func (s reference) value(name string, v any, depth int) any {
+	switch v := v.(type) {
+	case string:
+		if name != "message" && name != "note" && s.rules.field([]byte(name)) && !trivial([]byte(v)) {
+			return s.String(v)
+		}
+	case map[string]any:
+		if name == "annotations" {
+			s.notes(v, "", depth)
+			return v
+		}
+		for k, e := range v {
+			v[k] = s.value(k, e, depth)
+		}
+	case []any:
+		switch name {
+		case "env":
+			for _, e := range v {
+				s.variable(e, depth)
+			}
+		case "args", "command":
+			s.flags(v, depth)
+		case "managedFields":
+		default:
+			for i, e := range v {
+				v[i] = s.value("", e, depth)
+			}
+		}
+	}
+	return v
+}
+
+func (s reference) variable(v any, depth int) {
+	m, ok := v.(map[string]any)
 	if !ok {
-		ann[lastApplied] = s.String(applied)
 		return
 	}
-	s.object(o, hint, depth+1)
-	out, err := encode(o)
-	if err != nil {
-		ann[lastApplied] = s.String(applied)
-		return
+	for k, e := range m {
+		if value, ok := e.(string); ok && k == "value" {
+			if s.rules.credential([]byte(text(m["name"]))) && !trivial([]byte(value)) {
+				m[k] = s.String(value)
+			}
+			continue
+		}
+		m[k] = s.value(k, e, depth)
 	}
-	ann[lastApplied] = string(out)
+}
+
+func (s reference) flags(list []any, depth int) {
+	flag := false
+	for i, e := range list {
+		switch e := e.(type) {
+		case string:
+			if flag && e != "" && e[0] != '-' {
+				flag = false
+				if !trivial([]byte(e)) {
+					list[i] = s.String(e)
+				}
+				continue
+			}
+			flag = len(e) > 1 && e[0] == '-' && !strings.ContainsAny(e, "= \n") && s.rules.credential(bytes.TrimLeft([]byte(e), "-"))
+		case map[string]any, []any:
+			flag = false
+			list[i] = s.value("", e, depth)
+		}
+	}
+}
+
+// notes masks annotations: objects that they hold, and credentials by name.
+// hint is the kind of the object that carries them, where that is masked.
+func (s reference) notes(notes map[string]any, hint string, depth int) {
+	for name, v := range notes {
+		note, ok := v.(string)
+		if !ok {
+			continue // texts
+		}
+		trimmed := strings.TrimSpace(note)
+		last := name[strings.LastIndexByte(name, '/')+1:]
+		switch {
+		case trimmed == "":
+		case trimmed[0] == '{' || trimmed[0] == '[':
+			inner, err := decode([]byte(trimmed))
+			if err != nil {
+				continue // part of it may be read nevertheless
+			}
+			for _, o := range slices.Concat([]any{inner}, list(inner)) {
+				if o, ok := o.(map[string]any); ok {
+					s.object(o, hint, depth+2)
+				}
+			}
+			if out, err := encode(inner); err == nil {
+				notes[name] = string(out)
+			}
+		case name == lastApplied, s.rules.credential([]byte(last)) && !trivial([]byte(note)):
+			notes[name] = s.String(note)
+		}
+	}
+}
+
+func list(v any) []any {
+	l, _ := v.([]any)
+	return l
 }
 
 // status masks what an error about a Secret may quote. An admission webhook's
