@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
-	"strings"
 
 	"github.com/go-json-experiment/json/jsontext"
 
@@ -113,11 +112,7 @@ func maskBody(s *mask.Scoped, ref objectRef, raw jsontext.Value, request bool) (
 // is one: an object that called itself so would go round the rules of what it is.
 func ownFields(kind any) bool {
 	named, ok := kind.(string)
-	switch named {
-	case "Status", "Table", "PartialObjectMetadata", "WatchEvent":
-		return false
-	}
-	return ok && !strings.HasSuffix(named, "List")
+	return ok && !mask.Wraps(named)
 }
 
 // maskedByField reports whether the resource's objects are masked by what they

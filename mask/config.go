@@ -65,7 +65,7 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 		if f.Resource == "" || f.Resource != strings.ToLower(f.Resource) || strings.ContainsAny(f.Resource, "./ ") {
 			errs = append(errs, field.Invalid(at.Child("resource"), f.Resource, `must be a resource's plural name without its group, such as "databases"`))
 		}
-		if f.Kind == "" || wrapper(f.Kind) {
+		if f.Kind == "" || Wraps(f.Kind) {
 			errs = append(errs, field.Invalid(at.Child("kind"), f.Kind, `must be the kind of one object, such as "Database"`))
 		}
 		if len(f.Paths) == 0 {

@@ -140,9 +140,9 @@ func (r *rules) of(ref Ref) about {
 	return about{known: true, resource: ref.Resource}
 }
 
-// wrapper reports whether objects of the kind hold or stand for others, and so
+// Wraps reports whether objects of the kind hold or stand for others, and so
 // have no fields that rules name.
-func wrapper(kind string) bool {
+func Wraps(kind string) bool {
 	switch kind {
 	case "Status", "Table", "PartialObjectMetadata", "WatchEvent":
 		return true
@@ -159,7 +159,7 @@ func (r *rules) named(a about, kind string) (k *kindRules, both bool) {
 		}
 		return a.rules, false
 	}
-	if wrapper(kind) {
+	if Wraps(kind) {
 		return nil, false
 	}
 	own := r.kinds[kind]

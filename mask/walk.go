@@ -246,7 +246,7 @@ func (w *walker) root(pos int, a about) error {
 				w.edits = w.edits[:from]
 				return w.whole(pos)
 			}
-			if now == rules && !wrapper(kind) {
+			if now == rules && !Wraps(kind) {
 				continue
 			}
 			w.owner = w.ownerOf(now)
