@@ -189,7 +189,7 @@ func (o *Originals) pieces(real, masked string) map[string]string {
 // piece gives how much of real the mark stands for, where next follows it, or -1.
 func (o *Originals) piece(real, mark, next string, last bool) int {
 	if last {
-		if n := len(real) - len(next); n > 0 && real[n:] == next && o.isOf(mark, real[:n]) {
+		if n := len(real) - len(next); n > 0 && real[n:] == next && o.s.mayMean(mark, real[:n], o.place) {
 			return n
 		}
 		return -1
@@ -199,16 +199,11 @@ func (o *Originals) piece(real, mark, next string, last bool) int {
 		if i < 0 {
 			return -1
 		}
-		if n += i; o.isOf(mark, real[:n]) {
+		if n += i; o.s.mayMean(mark, real[:n], o.place) {
 			return n
 		}
 	}
 	return -1
-}
-
-// isOf reports whether mark is one that v may have in a text.
-func (o *Originals) isOf(mark, v string) bool {
-	return o.s.mayMean(mark, v, o.place)
 }
 
 // applied restores the object that an annotation holds as it was applied: what

@@ -123,20 +123,16 @@ func (c *change) restored(ctx context.Context, mt string, body []byte, v any) (o
 	if !marked && !peeks && !takes {
 		return nil, "", nil
 	}
-	if c.info.Verb != "update" && c.info.Verb != "patch" || c.info.Name == "" {
-		if marked {
-			return nil, "", markRefused(where)
+	var raw []byte // stays nil where there is nothing to restore from
+	if (c.info.Verb == "update" || c.info.Verb == "patch") && c.info.Name != "" {
+		if raw, refused = c.current(ctx); refused != nil {
+			return nil, "", refused
 		}
-		return nil, "", nil
 	}
-	raw, refused := c.current(ctx)
-	if refused != nil {
-		return nil, "", refused
-	}
-	if raw == nil {
-		if marked {
-			return nil, "", markRefused(where)
-		}
+	switch {
+	case raw == nil && marked:
+		return nil, "", markRefused(where)
+	case raw == nil:
 		return nil, "", nil
 	}
 	o, err := c.scoped.Originals(c.ref(), raw)
@@ -152,7 +148,7 @@ func (c *change) restored(ctx context.Context, mt string, body []byte, v any) (o
 		}
 	}
 	if mt == typeJSONPatch {
-		return c.patched(o, body, v)
+		return c.patched(o, body, v, marked)
 	}
 	if !marked {
 		return nil, "", nil
@@ -204,7 +200,7 @@ func copied(v any) (any, error) {
 // patched is restored for a JSON patch: it is judged by what it makes of the
 // object as the client sees it. Where the same patch doesn't make the same of the
 // real object, a merge patch goes in its place.
-func (c *change) patched(o *mask.Originals, body []byte, v any) (out []byte, outType string, refused *apierrors.StatusError) {
+func (c *change) patched(o *mask.Originals, body []byte, v any, marked bool) (out []byte, outType string, refused *apierrors.StatusError) {
 	made, err := o.Patch(body)
 	if err != nil {
 		// As the API server answers (apiserver, endpoints/handlers/patch.go).
@@ -219,7 +215,7 @@ func (c *change) patched(o *mask.Originals, body []byte, v any) (out []byte, out
 		return nil, "", refused
 	}
 	outType = typeMerge
-	if _, marked := mask.ContainsMark(v); !marked && o.Makes(body, restored) {
+	if !marked && o.Makes(body, restored) {
 		outType, v = typeJSONPatch, underVersion(v, o.Version())
 	} else {
 		v = underVersion(o.Merge(restored), o.Version())
