@@ -281,17 +281,7 @@ func TestASessionWhoseClientCannotBeTakenOverEnds(t *testing.T) {
 				gone := make(chan struct{})
 				p, _ := before(t, func(w http.ResponseWriter, _ *http.Request) {
 					defer close(gone)
-					conn, rw, err := http.NewResponseController(w).Hijack()
-					if err != nil {
-						t.Error(err)
-						return
-					}
-					defer func() { _ = conn.Close() }()
-					_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n")
-					_ = header.Write(rw)
-					_, _ = rw.WriteString("\r\n")
-					_ = rw.Flush()
-					_, _ = io.Copy(io.Discard, conn) // until the proxy goes
+					switched(t, w, header, "", func(sent io.Reader, _ io.Writer) { _, _ = io.Copy(io.Discard, sent) }) // until the proxy goes
 				}, twoTokens{})
 				r := httptest.NewRequestWithContext(t.Context(), "GET", "/api/v1/namespaces/a/pods/p/"+verb+"?command=x", nil)
 				r.Header = header.Clone()

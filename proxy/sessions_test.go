@@ -496,6 +496,24 @@ func TestAServerThatDiesEndsItsSession(t *testing.T) {
 	})
 }
 
+// switched answers w by switching protocols, with these headers, and sends first;
+// the connection lives until then returns.
+func switched(t *testing.T, w http.ResponseWriter, header http.Header, first string, then func(sent io.Reader, conn io.Writer)) {
+	conn, rw, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = conn.Close() }()
+	header = header.Clone()
+	header.Set("Connection", "Upgrade")
+	_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
+	_ = header.Write(rw)
+	_, _ = rw.WriteString("\r\n" + first)
+	_ = rw.Flush()
+	then(rw, conn)
+}
+
 func TestAProtocolThatTheServerChoseIsRead(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]http.Header{
@@ -511,18 +529,7 @@ func TestAProtocolThatTheServerChoseIsRead(t *testing.T) {
 				if got := r.Header.Values("Sec-WebSocket-Protocol"); fmt.Sprint(got) != "[v4.channel.k8s.io]" || r.Header.Get("Sec-Websocket-Extensions") != "" {
 					t.Errorf("asked for %v, extensions %v", got, r.Header.Values("Sec-Websocket-Extensions"))
 				}
-				conn, rw, err := http.NewResponseController(w).Hijack()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer func() { _ = conn.Close() }()
-				answer.Set("Connection", "Upgrade")
-				_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-				_ = answer.Write(rw)
-				_, _ = rw.WriteString("\r\n\x82\x10\x01" + planted)
-				_ = rw.Flush()
-				_, _ = rw.ReadByte() // until the proxy goes
+				switched(t, w, answer, "\x82\x10\x01"+planted, func(sent io.Reader, _ io.Writer) { _, _ = sent.Read(make([]byte, 1)) }) // until the proxy goes
 			})
 			resp, body := call(t, srv, "GET", "/api/v1/namespaces/a/pods/p/exec", http.Header{
 				"Connection": {"Upgrade"}, "Upgrade": {"WebSocket"}, "Sec-Websocket-Protocol": {"base64url.bearer.authorization.k8s.io.AAAA, v4.channel.k8s.io", "base64.channel.k8s.io"},
@@ -548,17 +555,7 @@ func TestPortsPassAsTheyAre(t *testing.T) {
 				if got := strings.Join(r.Header.Values("Sec-WebSocket-Protocol"), ", "); got != header.Get("Sec-WebSocket-Protocol") {
 					t.Errorf("asked for %q", got)
 				}
-				conn, rw, err := http.NewResponseController(w).Hijack()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer func() { _ = conn.Close() }()
-				_, _ = rw.WriteString("HTTP/1.1 101 Switching Protocols\r\n")
-				_ = header.Write(rw)
-				_, _ = rw.WriteString("\r\n")
-				_ = rw.Flush()
-				_, _ = io.Copy(conn, rw)
+				switched(t, w, header, "", func(sent io.Reader, conn io.Writer) { _, _ = io.Copy(conn, sent) })
 			}))
 			req, err := http.NewRequestWithContext(t.Context(), "GET", s.srv.URL+"/api/v1/namespaces/a/pods/p/portforward", nil)
 			if err != nil {
