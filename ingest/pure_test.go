@@ -263,6 +263,28 @@ func TestI7_NothingPlantedLeavesPrepare(t *testing.T) {
 	}
 }
 
+// A JSON patch may replace the whole object.
+func TestI7_APatchOfTheWholeObjectIsMasked(t *testing.T) {
+	t.Parallel()
+	m, err := (&mask.Config{Fields: []mask.FieldRule{{Resource: "databases", Kind: "Database", Paths: []string{"spec.admin"}}}}).New(bytes.Repeat([]byte{7}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"", "/spec", "/spec/admin"} {
+		value := map[string]string{"": `{"kind":"Database","spec":{"admin":"weak word"}}`, "/spec": `{"admin":"weak word"}`, "/spec/admin": `"weak word"`}[path]
+		masked, omitted := maskBody(m.Scope("r"), objectRef{Resource: "databases"}, []byte(`[{"op":"replace","path":"`+path+`","value":`+value+`}]`), true)
+		if omitted || !bytes.Contains(masked, []byte(mask.MarkPrefix)) || bytes.Contains(masked, []byte("weak")) {
+			t.Errorf("at %q: %s", path, masked)
+		}
+	}
+	for _, kind := range []string{`"Status"`, `"DatabaseList"`, `""`, `7`} {
+		masked, omitted := maskBody(m.Scope("r"), objectRef{Resource: "databases"}, []byte(`[{"op":"add","path":"","value":{"kind":`+kind+`,"spec":{"admin":"weak word"}}}]`), true)
+		if omitted || bytes.Contains(masked, []byte("weak")) {
+			t.Errorf("called %s: %s", kind, masked)
+		}
+	}
+}
+
 // TestI7_WhatARequestIsAboutDecidesHowItsBodyIsMasked, not what the body calls itself.
 func TestI7_WhatARequestIsAboutDecidesHowItsBodyIsMasked(t *testing.T) {
 	t.Parallel()

@@ -66,13 +66,16 @@ func (s *Scoped) operation(op map[string]any, a about) {
 	if !ok {
 		return
 	}
-	if a.rules != nil && a.rules.secret {
-		op["value"] = s.deep(v)
+	kind := text(at(v, "kind"))
+	if a.rules != nil && a.rules.secret || op["path"] == "" && (kind == "" || Wraps(kind)) {
+		op["value"] = s.deep(v) // no object of the API server's calls itself so
 		return
 	}
 	// What stands at the path is masked as if it stood in an object.
-	path, _ := op["path"].(string)
-	parts := strings.Split(strings.TrimPrefix(path, "/"), "/")
+	var parts []string // none: it is the whole object (RFC 6901 section 5)
+	if path, _ := op["path"].(string); path != "" {
+		parts = strings.Split(strings.TrimPrefix(path, "/"), "/")
+	}
 	whole := v
 	for i := len(parts) - 1; i >= 0; i-- {
 		part := strings.NewReplacer("~1", "/", "~0", "~").Replace(parts[i])
