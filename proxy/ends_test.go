@@ -34,7 +34,7 @@ func (s *stage) webSocket(t *testing.T, protocol string) (send func(h ws.Header,
 	if err != nil {
 		t.Fatal(err)
 	}
-	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", at.Host) //nolint:gosec // the test's own server
+	conn, err := (&tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}}).DialContext(t.Context(), "tcp", at.Host)
 	if err != nil {
 		t.Fatal(err)
 	}
