@@ -126,6 +126,7 @@ func TestI9_AfterACutOnlyTheLastWordsGoOut(t *testing.T) {
 					client := is.tunnel(ctx, t, server, m.Scope("run"), uncut(fuzzTape(kept)))
 					if is.open != nil {
 						_, _ = client.Write(is.open)
+						synctest.Wait() // until it is known which stream carries what
 					}
 					<-server.listens
 					server.says <- is.output("printed before ")
