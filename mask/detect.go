@@ -46,9 +46,16 @@ type detectors struct {
 	formats []format
 	// words are the keywords, folded, by the hash of their first three bytes.
 	words  map[uint32][]keyword
-	all    bitset // of the hashes of every keyword
-	strict bitset // of those of strict formats
-	always []int  // formats without a keyword to go by
+	all    bitset  // of the hashes of every keyword
+	strict bitset  // of those of strict formats
+	brief  []brief // keywords too short for a hash
+}
+
+// brief is a keyword of two letters, such as stand in many words: a credential
+// with it has no other than a token's bytes for at least minFormat of them.
+type brief struct {
+	a, b   byte // in lower case
+	format int
 }
 
 type keyword struct {
@@ -112,7 +119,7 @@ func (d *detectors) add(r config.Rule) {
 			word = "eyj" // what a JOSE header begins with: {" in base64
 		}
 		if len(word) < 3 {
-			d.always = append(d.always, n)
+			d.brief = append(d.brief, brief{word[0], word[1], n})
 			f.strict = false
 			continue
 		}
@@ -233,10 +240,8 @@ func (d *detectors) find(text []byte, where place, disabled map[int]bool, left *
 			}
 		}
 	}
-	if where != inField && *left >= 0 {
-		for _, n := range d.always {
-			look(n, 0, len(text))
-		}
+	if where != inField {
+		d.findShort(text, left, look)
 	}
 	if *left < 0 {
 		return append(spans, span{0, len(text)})
@@ -248,6 +253,34 @@ func (d *detectors) find(text []byte, where place, disabled map[int]bool, left *
 	}
 	return spans
 }
+
+// findShort looks for formats whose keywords are short.
+func (d *detectors) findShort(text []byte, left *budget, look func(format, at, size int)) {
+	for from := 0; from < len(text) && *left >= 0; {
+		to := from
+		for to < len(text) && tokenByte[text[to]] {
+			to++
+		}
+		if to-from >= minFormat {
+			for i := from; i+1 < to; i++ {
+				for _, k := range d.brief {
+					if text[i]|foldBits == k.a|foldBits && text[i+1]|foldBits == k.b|foldBits {
+						look(k.format, i, d.formats[k.format].size())
+					}
+				}
+			}
+		}
+		from = to + 1
+	}
+}
+
+// tokenByte is what tokens are made of.
+var tokenByte = func() (is [256]bool) {
+	for _, b := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-+/=") {
+		is[b] = true
+	}
+	return is
+}()
 
 // size is how much after its keyword a credential of the format may take.
 func (f *format) size() int {

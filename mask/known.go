@@ -54,8 +54,9 @@ type knownValues struct {
 	tails map[uint32][]uint64 // the keys of heads by their first four bytes, each list sorted
 	rooms [2]room
 	count atomic.Int64
-	gone  atomic.Int64 // how many were forgotten
-	stale int          // how many of those still have a bit in look
+	added atomic.Uint64 // how many there ever were
+	gone  atomic.Int64  // how many were forgotten
+	stale int           // how many of those still have a bit in look
 	look  atomic.Pointer[headLook]
 }
 
@@ -248,6 +249,7 @@ func (k *knownValues) add(v []byte, from source, run v1alpha1.RunKey) {
 			k.look.Load().set(h)
 		}
 		k.count.Add(1)
+		k.added.Add(1)
 	}
 	k.tidy(&k.rooms[from])
 }

@@ -16,8 +16,9 @@ var errDepth = fmt.Errorf("it nests deeper than %d", maxDepth)
 // stream is what masks one answer. Streams are used again: their buffers are
 // what costs.
 type stream struct {
-	sc scanner
-	w  walker
+	sc    scanner
+	w     walker
+	clean memo
 }
 
 var streams = sync.Pool{New: func() any { return new(stream) }}
@@ -28,9 +29,10 @@ const maxKeptBytes = 1 << 20
 func (s *Scoped) stream(src io.Reader) *stream {
 	st := streams.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
 	st.sc.reset(src)
+	st.clean.by(s.rules)
 	st.w.s, st.w.quoted, st.w.left = s, 0, freeLooks
 	st.w.host, st.w.stray.id, st.w.here, st.w.roots = nil, nil, nil, st.w.roots[:0]
-	st.w.owner = owner{of: &st.w}
+	st.w.owner, st.w.clean = owner{of: &st.w}, &st.clean
 	return st
 }
 

@@ -2,6 +2,7 @@ package mask
 
 import (
 	"bytes"
+	"io"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -215,5 +216,39 @@ func TestALineWithoutEndIsHeldInBoundedMemory(t *testing.T) {
 	}
 	if held := cap(text.line) + cap(text.buf); held > 2<<20 {
 		t.Errorf("%d bytes are held", held)
+	}
+}
+
+// Keywords of two letters are looked for among a token's bytes only: a format
+// that is new here must be of that kind, too.
+func TestFormatsOfBriefKeywords(t *testing.T) {
+	t.Parallel()
+	s := scoped(t)
+	samples := map[string]string{
+		"azure-ad-client-secret": "abc8Q~dEfGhIjKlMnOpQrStUvWxYz01234567890",
+		"twilio-api-key":         "SK0123456789abcdef0123456789abcdef",
+		"vault-service-token":    "s.a1B2c3D4e5F6g7H8i9J0k1L2",
+	}
+	for _, k := range s.detect.brief {
+		id := s.detect.formats[k.format].rule.RuleID
+		sample, known := samples[id]
+		if !known {
+			t.Errorf("%s is new: does a run of token's bytes hold all of it?", id)
+			continue
+		}
+		for _, around := range []string{"%s", "it is %s", "risk s. it is %s and so on", `{"a":"%s"}`, "x=%s\n"} {
+			var out bytes.Buffer
+			w := s.Text(&out)
+			_, _ = io.WriteString(w, strings.Replace(around, "%s", sample, 1)) // to a buffer
+			if err := w.Close(); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(out.String(), sample) || !strings.Contains(out.String(), MarkPrefix) {
+				t.Errorf("%s passed: %s", id, &out)
+			}
+		}
+	}
+	if len(s.detect.brief) != len(samples) {
+		t.Errorf("%d formats of %d", len(s.detect.brief), len(samples))
 	}
 }

@@ -3,6 +3,7 @@ package mask
 import (
 	"bytes"
 	"encoding/base64"
+	"hash/maphash"
 	"math/bits"
 	"strings"
 	"unicode/utf8"
@@ -50,7 +51,42 @@ type walker struct {
 
 	name, text []byte // scratch: a name and a text without their escapes
 	spans      []span
+	clean      *memo
 }
+
+// memo remembers texts in which nothing was found: lists say the same again and
+// again. They are told by a hash that nobody can foresee.
+type memo struct {
+	of    *rules // by which they were looked at
+	seed  maphash.Seed
+	slots [memoSlots]uint64
+}
+
+const memoSlots = 1 << 11
+
+// The conditions of a memo. Those of a free text also say where it stands, and
+// how many values had been learnt: what is added could be found there.
+const (
+	saltField   = 1
+	saltManaged = 2
+	saltFree    = 4
+)
+
+// by forgets all that was found by other rules.
+func (m *memo) by(r *rules) {
+	if m.of != r {
+		m.of, m.seed = r, maphash.MakeSeed()
+	}
+}
+
+// has reports whether nothing was found in text under the conditions that salt
+// stands for, and gives the hash by which add says so.
+func (m *memo) has(text []byte, salt uint64) (hash uint64, known bool) {
+	hash = maphash.Bytes(m.seed, text) ^ salt*0x9e3779b97f4a7c15
+	return hash, m.slots[hash%memoSlots] == hash
+}
+
+func (m *memo) add(hash uint64) { m.slots[hash%memoSlots] = hash }
 
 // seek has next begin at pos.
 func (w *walker) seek(pos int) {
@@ -74,6 +110,11 @@ func (w *walker) next() int {
 
 // escaped reports whether there may be escapes in the string from p to q.
 func (w *walker) escaped(p, q int) bool {
+	i, last := p/blockBytes, q/blockBytes
+	return (w.blocks[i].slashes|w.blocks[last].slashes != 0 || last > i+1) && w.someEscaped(p, q)
+}
+
+func (w *walker) someEscaped(p, q int) bool {
 	i, last := p/blockBytes, q/blockBytes
 	if i == last {
 		s := w.blocks[i].slashes
@@ -295,55 +336,78 @@ func (w *walker) place() []byte {
 // placeAt gives the place that the object at pos says it is, or nil.
 func (w *walker) placeAt(pos int) []byte {
 	look := walker{buf: w.buf, blocks: w.blocks}
-	var kind, namespace, object string
-	text := func(value int, into *string) (err error) {
-		if w.buf[value] != '"' {
-			look.end(value)
-			return nil
-		}
-		t, _, err := look.string(value)
-		*into = string(t)
-		return err
+	var of names
+	of.resource = append(of.resource, w.top.resource...)
+	if err := look.names(pos, &of); err != nil || len(of.name) == 0 {
+		return nil // of an error the walk says so too
 	}
-	each := func(pos int, f func(name string, value int) error) error {
-		look.seek(pos + 1)
-		for {
-			name, value, more, err := look.member()
-			if err != nil || !more {
-				return err
-			}
-			if err := f(string(name), value); err != nil {
-				return err
-			}
+	return placeOf(string(of.resource), string(of.namespace), string(of.name))
+}
+
+// names are what an object says it is.
+type names struct{ resource, namespace, name []byte }
+
+// names reads what the object at pos says it is: its resource where the answer
+// doesn't. Of what it says twice the first counts.
+func (w *walker) names(pos int, of *names) error {
+	kind, metadata := len(of.resource) > 0, false
+	w.seek(pos + 1)
+	for !kind || !metadata {
+		name, value, more, err := w.member()
+		if err != nil || !more {
+			return err
 		}
-	}
-	err := each(pos, func(name string, value int) error {
 		switch {
-		case name == "kind":
-			return text(value, &kind)
-		case name == "metadata" && w.buf[value] == '{':
-			return each(value, func(name string, value int) error {
-				switch name {
-				case "namespace":
-					return text(value, &namespace)
-				case "name":
-					return text(value, &object)
-				}
-				look.end(value)
-				return nil
-			})
+		case string(name) == "kind" && !kind && w.buf[value] == '"':
+			text, _, err := w.string(value)
+			if err != nil {
+				return err
+			}
+			kind, of.resource = true, append(of.resource, resourceOf(string(text))...)
+		case string(name) == "metadata" && !metadata && w.buf[value] == '{':
+			metadata = true
+			if err := w.namesIn(value, of); err != nil {
+				return err
+			}
+		default:
+			w.end(value)
 		}
-		look.end(value)
-		return nil
-	})
-	if err != nil {
-		return nil // the walk finds it too
 	}
-	resource := w.top.resource
-	if resource == "" {
-		resource = resourceOf(kind)
+	return nil
+}
+
+// namesIn reads the names in the metadata at pos.
+func (w *walker) namesIn(pos int, of *names) error {
+	end := w.end(pos)
+	w.seek(pos + 1)
+	named, spaced := false, false
+	for !named || !spaced {
+		name, value, more, err := w.member()
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+		into, told := (*[]byte)(nil), (*bool)(nil)
+		switch string(name) {
+		case "name":
+			into, told = &of.name, &named
+		case "namespace":
+			into, told = &of.namespace, &spaced
+		}
+		if into == nil || *told || w.buf[value] != '"' {
+			w.end(value)
+			continue
+		}
+		text, _, err := w.string(value)
+		if err != nil {
+			return err
+		}
+		*told, *into = true, append(*into, text...)
 	}
-	return placeOf(resource, namespace, object)
+	w.seek(end)
+	return nil
 }
 
 // placeOf names an object. nil is what has no name. Objects of one name whose
@@ -501,6 +565,9 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 			if len(name) == 11 && string(name) == "annotations" {
 				return w.annotations(pos, about{})
 			}
+			if n == nil && w.shallow(name) && w.flat(pos) {
+				return nil
+			}
 		}
 		return w.members(pos, n, act)
 	case '[':
@@ -515,6 +582,10 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 					return nil
 				}
 				act = actManaged
+			default:
+				if w.shallow(name) && w.flat(pos) {
+					return nil
+				}
 			}
 		}
 		return w.elements(pos, n, act)
@@ -529,6 +600,95 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 		return w.mark(pos, act == actMark64)
 	}
 	return nil // numbers, true, false and null hold no brackets or quotes
+}
+
+// shallow reports whether what stands under a name is worth a flat look: under
+// these there mostly is something to be looked at more closely.
+func (w *walker) shallow(name []byte) bool {
+	switch string(name) {
+	case "", "spec", "template", "containers", "initContainers", "metadata", "jobTemplate", "object", "items":
+		return false
+	}
+	return true
+}
+
+// flat passes over the object or list at pos, of which no rule says anything, if
+// nothing in it is looked at for more than its length, its name and the bytes
+// that formats begin with. That is most of all there is, and several times
+// faster than to go through it member by member. Where it reports false, next
+// may be anywhere.
+func (w *walker) flat(pos int) bool {
+	named := len(w.s.rules.names) > 0
+	lists, depth := uint64(0), 1 // a bit for each bracket that is open, the innermost lowest
+	if w.buf[pos] == '[' {
+		lists = 1
+	}
+	w.seek(pos + 1)
+	for {
+		p := w.next()
+		switch b := w.buf[p]; b {
+		case '"':
+		case '{', '[':
+			if depth++; depth > 64 || w.depth+depth > maxDepth {
+				return false
+			}
+			lists <<= 1
+			if b == '[' {
+				lists |= 1
+			}
+			continue
+		default:
+			if (b == ']') != (lists&1 == 1) {
+				return false
+			}
+			lists >>= 1
+			if depth--; depth == 0 {
+				return true
+			}
+			continue
+		}
+		q := w.next()
+		if w.escaped(p, q) {
+			return false
+		}
+		text := w.buf[p+1 : q]
+		after := w.skipSpace(q + 1)
+		if w.buf[after] != ':' {
+			if len(text) >= minFormat && w.may(text) {
+				return false
+			}
+			continue
+		}
+		if n := len(text); n >= 3 && (named || nameEnds.has(uint32(text[n-2]|0x20)<<7|uint32(text[n-1]|0x20)&0x7f)) && w.matters(text, w.buf[w.skipSpace(after+1)]) {
+			return false
+		}
+	}
+}
+
+// nameEnds are the last two letters of the names that matter.
+var nameEnds = func() (ends bitset) {
+	for _, e := range [...]string{"ns", "nv", "gs", "nd", "ds", "ge", "te", "rd", "wd", "se", "en", "et", "ey"} {
+		ends.set(uint32(e[0])<<7 | uint32(e[1]))
+	}
+	return ends
+}()
+
+// matters reports whether value does something about what stands under name,
+// which begins with b.
+func (w *walker) matters(name []byte, b byte) bool {
+	switch b {
+	case '{':
+		return string(name) == "annotations"
+	case '[':
+		switch string(name) {
+		case "env", "args", "command", "managedFields":
+			return true
+		}
+		return false
+	case '"':
+		return w.ofName(name) != actPlain
+	}
+	return false
 }
 
 // ofName is what the name of a text says, where no rule says more.
@@ -672,16 +832,28 @@ func (w *walker) leaf(pos int, act action) error {
 		return nil
 	}
 	text := w.buf[pos+1 : q]
-	if !w.escaped(pos, q) {
-		if !w.s.detect.mayFormat(text) && (len(text) < longText || !w.s.detect.mayText(text)) {
-			return nil
-		}
+	if !w.escaped(pos, q) && !w.may(text) {
+		return nil
 	}
 	w.seek(pos)
 	if len(text) >= longText {
 		return w.free(pos, inConfig)
 	}
 	return w.free(pos, inField)
+}
+
+// may reports whether a field's text, which is no short one, may hold a
+// credential. It errs on the safe side.
+func (w *walker) may(text []byte) bool {
+	hash, plain := w.clean.has(text, saltField)
+	if plain {
+		return false
+	}
+	if w.s.detect.mayFormat(text) || len(text) >= longText && w.s.detect.mayText(text) {
+		return true
+	}
+	w.clean.add(hash)
+	return false
 }
 
 // free masks what is secret in the text at pos.
@@ -697,7 +869,14 @@ func (w *walker) free(pos int, where place) error {
 }
 
 func (w *walker) freeText(text []byte, where place) (out []byte, changed bool) {
-	return w.s.freeText(text, where, &w.left, &w.spans, &w.owner)
+	hash, plain := w.clean.has(text, saltFree+uint64(where)+8*w.s.known.added.Load())
+	if plain {
+		return nil, false
+	}
+	if out, changed = w.s.freeText(text, where, &w.left, &w.spans, &w.owner); !changed {
+		w.clean.add(hash)
+	}
+	return out, changed
 }
 
 // mark masks the value at pos, whatever it is.
@@ -933,11 +1112,16 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 // plainManaged passes over managedFields that begin at pos, if they hold no
 // value: they are long, and few do.
 func (w *walker) plainManaged(pos int) bool {
-	end := w.end(pos)
-	if region := w.buf[pos:end]; bytes.Contains(region, setValue) || bytes.Contains(region, anyEscape) {
+	region := w.buf[pos:w.end(pos)]
+	hash, plain := w.clean.has(region, saltManaged)
+	if plain {
+		return true
+	}
+	if bytes.Contains(region, setValue) || bytes.Contains(region, anyEscape) {
 		w.seek(pos)
 		return false
 	}
+	w.clean.add(hash)
 	return true
 }
 
