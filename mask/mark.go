@@ -131,6 +131,9 @@ type Scoped struct {
 	recent *recentMarks
 	// tried says that the answers are of dry runs.
 	tried bool
+	// opens is how much of helm's releases is unpacked in an answer, to be masked
+	// within: none where they are masked as one value.
+	opens int
 }
 
 // Unlinked gives the marks of an answer to something that was tried only (a dry
@@ -381,15 +384,22 @@ var tails = func() [][]byte {
 	return all
 }()
 
-// ContainsMark finds the first mark in a decoded JSON value, names included,
-// and gives its path, such as data.password or items[2].data.token.
+// ContainsMark finds the first mark in a decoded JSON value, names and releases
+// of helm's included, and gives its path, such as data.password or
+// items[2].data.token. Of what holds more compressed than can be looked at, the
+// first that was not is taken for a mark.
 func ContainsMark(v any) (path string, found bool) {
+	left := maxReleasesBytes
+	return containsMark(v, &left)
+}
+
+func containsMark(v any, left *int) (path string, found bool) {
 	switch v := v.(type) {
 	case string:
-		return "", HasMark(v)
+		return "", HasMark(v) || packs(v, left)
 	case []any:
 		for i, e := range v {
-			if p, ok := ContainsMark(e); ok {
+			if p, ok := containsMark(e, left); ok {
 				return join(fmt.Sprintf("[%d]", i), p), true
 			}
 		}
@@ -403,7 +413,7 @@ func ContainsMark(v any) (path string, found bool) {
 			if HasMark(k) {
 				return k, true
 			}
-			if p, ok := ContainsMark(v[k]); ok {
+			if p, ok := containsMark(v[k], left); ok {
 				return join(k, p), true
 			}
 		}

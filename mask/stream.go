@@ -30,7 +30,7 @@ func (s *Scoped) stream(src io.Reader) *stream {
 	st := streams.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
 	st.sc.reset(src)
 	st.clean.by(s.rules)
-	st.w.s, st.w.quoted, st.w.left = s, 0, freeLooks
+	st.w.s, st.w.quoted, st.w.left, st.w.unpacked = s, 0, freeLooks, 0
 	st.w.host, st.w.stray.id, st.w.here, st.w.roots = nil, nil, nil, st.w.roots[:0]
 	st.w.owner, st.w.clean = owner{of: &st.w}, &st.clean
 	return st

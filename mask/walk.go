@@ -36,15 +36,16 @@ type walker struct {
 	secret bool   // whether a Secret in it can be one
 	stray  stray  // what has no name
 
-	at    int // the block of word
-	word  uint64
-	depth int
-	owner owner  // of the object's values
-	roots []int  // the objects around that, the outermost first
-	here  []byte // the place of the object, once it has been asked for
-	left  budget
-	edits []edit
-	texts []byte // the new texts of the edits
+	at       int // the block of word
+	word     uint64
+	depth    int
+	owner    owner  // of the object's values
+	roots    []int  // the objects around that, the outermost first
+	here     []byte // the place of the object, once it has been asked for
+	left     budget
+	unpacked int // bytes of releases
+	edits    []edit
+	texts    []byte // the new texts of the edits
 
 	// Where the name stands that member gave last, quotes included.
 	nameFrom, nameTo int
@@ -729,6 +730,14 @@ func (w *walker) members(pos int, n *node, act action) error {
 		}
 		switch act {
 		case actValues, actValues64:
+			if act == actValues64 && string(name) == releaseKey {
+				if done, err := w.release(value); done || err != nil {
+					if err != nil {
+						return err
+					}
+					continue
+				}
+			}
 			w.owner.public = publicKey(name)
 			err = w.mark(value, act == actValues64)
 			w.owner.public = false
@@ -936,11 +945,17 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 	if w.buf[pos] != '"' {
 		return w.value(nil, pos, leaf(actNamed))
 	}
+	if string(name) == releaseKey {
+		if done, err := w.release(pos); done || err != nil {
+			return err
+		}
+	}
 	credential := w.s.rules.credential(name)
 	text, end, err := w.string(pos)
 	if err != nil {
 		return err
 	}
+	credential = credential || string(name) == releaseKey && bytes.HasPrefix(text, []byte(gzipBase64))
 	if base64ed {
 		plain := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 		n, err := base64.StdEncoding.Decode(plain, text)
@@ -948,6 +963,7 @@ func (w *walker) named(name []byte, pos int, base64ed bool) error {
 			return nil // the API server takes no such value
 		}
 		plain = plain[:n]
+		credential = credential || string(name) == releaseKey && bytes.HasPrefix(plain, []byte(gzipBase64))
 		if !credential && utf8.Valid(plain) {
 			_, credential = w.freeText(plain, inConfig)
 		}

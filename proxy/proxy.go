@@ -183,7 +183,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		writeStatus(w, status)
 		return
 	}
-	scoped := p.masker.Scope(agent.Key())
+	scoped := p.masker.Scope(agent.Key()).Opening()
 	asAgent := transport.NewImpersonatingRoundTripper(q.identity, p.transport)
 	send := asAgent
 	if up != nil {

@@ -19,7 +19,6 @@ import (
 	"k8s.io/apiserver/pkg/audit"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/kubernetes/scheme"
-	"sigs.k8s.io/yaml"
 
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
@@ -70,7 +69,7 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 		}
 		c.audit(ctx, body)
 	case typeYAML, typeApply:
-		asJSON, err := yaml.YAMLToJSONStrict(body)
+		asJSON, err := mask.FromYAML(body, true)
 		if err == nil {
 			v, err = mask.Decode(asJSON)
 		}
@@ -86,10 +85,15 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 				}
 			}
 		}
-		if !mask.HasMark(string(body)) {
-			return body, contentType, nil // a Secret's values are raw bytes there, a mark stands as it is
+		// A Secret's values are raw bytes there: a mark stands as it is.
+		marked := mask.HasMark(string(body))
+		if !marked && !mask.Packed(body) {
+			return body, contentType, nil
 		}
 		if v, err = fromProtobuf(body); err != nil {
+			if !marked {
+				return body, contentType, nil
+			}
 			return nil, "", markRefused("the body")
 		}
 	default:
@@ -101,7 +105,7 @@ func (c *change) body(ctx context.Context, contentType string, body []byte) (out
 		return nil, "", refused
 	case out != nil:
 		return out, outType, nil
-	case mt == typeProtobuf || mask.HasMark(string(body)):
+	case mask.HasMark(string(body)):
 		return nil, "", markRefused("the body") // where no decoder looks: a comment
 	}
 	return body, contentType, nil

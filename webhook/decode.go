@@ -105,7 +105,8 @@ func (r *review) release() {
 // mark gives the path of the first mask in the object. Most have none, which
 // their text tells.
 func (r *review) mark() (path string, found bool) {
-	if !mask.InText(r.raw.object.Raw()) && !hidden(r.raw.object) {
+	raw := r.raw.object.Raw()
+	if !mask.InText(raw) && !mask.Packed(raw) && !hidden(r.raw.object) {
 		return "", false
 	}
 	return mask.ContainsMark(r.object())
@@ -122,10 +123,10 @@ func hidden(v jsontree.Value) bool {
 	if !slices.ContainsFunc(hiding, func(escape []byte) bool { return bytes.Contains(raw, escape) }) {
 		return false
 	}
+	var all []any
 	for s := range v.EscapedStrings() {
-		if mask.HasMark(s) {
-			return true
-		}
+		all = append(all, s)
 	}
-	return false
+	_, found := mask.ContainsMark(all)
+	return found
 }

@@ -2,6 +2,7 @@ package webhook
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -224,6 +225,20 @@ func TestAnswers(t *testing.T) {
 				return request(t, "UPDATE core/configmaps shop c", "{data: {password: tipstaff-masked-0123456789abcdef0123456789abcdef}}", "{}")
 			},
 			code: 403, reason: ReasonMask, verdict: "denied", text: "data.password",
+		},
+		{
+			name: "nor one within a release of helm's",
+			req: func(t *testing.T) *admissionv1.AdmissionRequest {
+				return request(t, "UPDATE core/secrets shop sh.helm.release.v1.shop.v1", `{type: helm.sh/release.v1, data: {release: "`+packed(t, `{"config":{"a":"tipstaff-masked-0123456789abcdef0123456789abcdef"}}`)+`"}}`, "{}")
+			},
+			code: 403, reason: ReasonMask, verdict: "denied", text: "data.release",
+		},
+		{
+			name: "a release of helm's without one is its own business",
+			req: func(t *testing.T) *admissionv1.AdmissionRequest {
+				return request(t, "UPDATE core/secrets shop sh.helm.release.v1.shop.v1", `{type: helm.sh/release.v1, data: {release: "`+packed(t, `{"config":{"a":"b"}}`)+`"}}`, `{type: helm.sh/release.v1}`)
+			},
+			verdict: "allowed",
 		},
 		{
 			name: "what no rule matches is allowed",
@@ -598,4 +613,16 @@ func TestEncode(t *testing.T) {
 			t.Errorf("got %s, want %s (%v)", out, want, err)
 		}
 	}
+}
+
+// packed is a text as helm keeps a release in a Secret.
+func packed(t *testing.T, text string) string {
+	t.Helper()
+	var b bytes.Buffer
+	zw := gzip.NewWriter(&b)
+	_, _ = zw.Write([]byte(text)) // to a buffer
+	if err := zw.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return base64.StdEncoding.EncodeToString([]byte(base64.StdEncoding.EncodeToString(b.Bytes())))
 }
