@@ -37,12 +37,15 @@ const asTable = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 // or a command of kubectl's.
 var realReads = []struct {
 	name, path, accept string
+	zip                bool // the answer comes compressed
 	kubectl            []string
 }{
 	{name: "5,000 pods", path: "/api/v1/pods", accept: "application/json"},
 	{name: "10,000 Secrets", path: "/api/v1/secrets", accept: "application/json"},
 	{name: "5,000 pods, Table", path: "/api/v1/pods", accept: asTable},
 	{name: "10,000 Secrets, Table", path: "/api/v1/secrets", accept: asTable},
+	{name: "5,000 pods, gzip", path: "/api/v1/pods", accept: "application/json", zip: true},
+	{name: "10,000 Secrets, gzip", path: "/api/v1/secrets", accept: "application/json", zip: true},
 	{name: "kubectl get pods", kubectl: []string{"get", "pods", "--all-namespaces"}},
 	{name: "kubectl get pods -o yaml", kubectl: []string{"get", "pods", "--all-namespaces", "--output=yaml"}},
 }
@@ -152,7 +155,7 @@ func letters(r rune) rune {
 	return -1
 }
 
-func (r *reader) open(ctx context.Context, path, accept string) (*http.Response, error) {
+func (r *reader) open(ctx context.Context, path, accept string, zip bool) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+r.target+path, nil)
 	if err != nil {
 		return nil, err
@@ -161,23 +164,26 @@ func (r *reader) open(ctx context.Context, path, accept string) (*http.Response,
 		req.Header.Set("Authorization", "Bearer "+r.token)
 	}
 	req.Header.Set("Accept", accept)
+	if zip {
+		req.Header.Set("Accept-Encoding", "gzip")
+	}
 	resp, err := r.client.Do(req)
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode != http.StatusOK {
+	if zipped := resp.Header.Get("Content-Encoding") == "gzip"; resp.StatusCode != http.StatusOK || zipped != zip {
 		b, _ := io.ReadAll(io.LimitReader(resp.Body, 600)) // only for the message
 		_ = resp.Body.Close()                              // an error already
-		return nil, fmt.Errorf("%s: %s %s", path, resp.Status, b)
+		return nil, fmt.Errorf("%s: %s, compressed: %t, %q", path, resp.Status, zipped, b)
 	}
 	return resp, nil
 }
 
 // read reads an answer to its end. It says how many bytes, and when the first
 // and the last one came.
-func (r *reader) read(ctx context.Context, path, accept string) (n int64, first, last time.Duration, err error) {
+func (r *reader) read(ctx context.Context, path, accept string, zip bool) (n int64, first, last time.Duration, err error) {
 	began := time.Now()
-	resp, err := r.open(ctx, path, accept)
+	resp, err := r.open(ctx, path, accept, zip)
 	if err != nil {
 		return 0, 0, 0, err
 	}
@@ -227,7 +233,7 @@ func (b *proxyBench) realRound(ctx context.Context, round int) (err error) {
 		for turn := range 4 {
 			for i := range readers {
 				r := readers[(i+turn)%len(readers)]
-				first, last, err := b.oneRead(ctx, r, read.path, read.accept, read.kubectl)
+				first, last, err := b.oneRead(ctx, r, read.path, read.accept, read.zip, read.kubectl)
 				if err != nil {
 					return fmt.Errorf("%s, %s: %w", r.row, read.name, err)
 				}
@@ -254,7 +260,7 @@ func (b *proxyBench) realRound(ctx context.Context, round int) (err error) {
 	return nil
 }
 
-func (b *proxyBench) oneRead(ctx context.Context, r *reader, path, accept string, kubectl []string) (first, last time.Duration, err error) {
+func (b *proxyBench) oneRead(ctx context.Context, r *reader, path, accept string, zip bool, kubectl []string) (first, last time.Duration, err error) {
 	if kubectl != nil {
 		var n int
 		last, n, err = r.kubectl(ctx, kubectl)
@@ -263,8 +269,8 @@ func (b *proxyBench) oneRead(ctx context.Context, r *reader, path, accept string
 		}
 		return 0, last, err
 	}
-	n, first, last, err := r.read(ctx, path, accept)
-	if err == nil && n < 1e6 {
+	n, first, last, err := r.read(ctx, path, accept, zip)
+	if err == nil && n < 1e5 {
 		err = fmt.Errorf("%d bytes came", n)
 	}
 	return first, last, err
@@ -290,7 +296,7 @@ func (b *proxyBench) peaks(ctx context.Context) (err error) {
 				return err
 			}
 			// One of a small one first: connections and pools stand.
-			if _, _, _, err := r.read(ctx, "/api/v1/namespaces/prod/secrets/object-1", "application/json"); err != nil {
+			if _, _, _, err := r.read(ctx, "/api/v1/namespaces/prod/secrets/object-1", "application/json", false); err != nil {
 				return err
 			}
 			idle, err := s.rss()
@@ -300,7 +306,7 @@ func (b *proxyBench) peaks(ctx context.Context) (err error) {
 			if err := s.forgetPeak(); err != nil {
 				return err
 			}
-			if _, _, _, err := r.read(ctx, list.path, "application/json"); err != nil {
+			if _, _, _, err := r.read(ctx, list.path, "application/json", false); err != nil {
 				return err
 			}
 			peak, err := s.peak()
@@ -364,7 +370,7 @@ func (r *reader) watch(ctx context.Context, n int) (*watchers, error) {
 	for range n {
 		g.Go(func() error {
 			room <- struct{}{}
-			resp, err := r.open(ctx, watchPath, "application/json")
+			resp, err := r.open(ctx, watchPath, "application/json", false)
 			if err != nil {
 				return err
 			}

@@ -115,6 +115,19 @@ func narrowAccept(values []string) (string, bool) {
 	return strings.Join(kept, ", "), len(kept) > 0
 }
 
+// takesGzip reports whether an answer may be compressed, as the API server judges
+// it (apiserver, endpoints/handlers/responsewriters).
+func takesGzip(h http.Header) bool {
+	for _, v := range h.Values("Accept-Encoding") {
+		for part := range strings.SplitSeq(v, ",") {
+			if strings.TrimSpace(part) == "gzip" {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 func notAcceptable() *apierrors.StatusError {
 	return &apierrors.StatusError{ErrStatus: metav1.Status{
 		Status: metav1.StatusFailure, Code: http.StatusNotAcceptable, Reason: metav1.StatusReasonNotAcceptable,

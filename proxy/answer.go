@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apiserver/pkg/endpoints/request"
@@ -23,8 +24,9 @@ import (
 // bufferBytes is how much of a list is gathered before it is passed on.
 const bufferBytes = 32 << 10
 
-// maskAnswer replaces the answer's body by its masked form, read as it comes.
-func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo) error {
+// maskAnswer replaces the answer's body by its masked form, read as it comes. zip
+// says that the client takes it compressed.
+func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo, zip bool) error {
 	if resp.StatusCode == http.StatusSwitchingProtocols {
 		_ = resp.Body.Close() // nothing of it is wanted
 		return fmt.Errorf("the API server switched protocols unasked")
@@ -48,7 +50,13 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	if n := resp.ContentLength; n >= 0 && n <= smallBytes && info.Verb != "watch" {
 		return p.maskSmall(resp, scoped, info)
 	}
-	p.maskStream(resp, scoped, info)
+	body := p.maskStream(resp, scoped, info)
+	resp.Body = body
+	if zip && info.Verb != "watch" && body.ahead() {
+		resp.Header.Set("Content-Encoding", "gzip")
+		resp.Header.Add("Vary", "Accept-Encoding")
+		resp.Body = zipped(body)
+	}
 	return nil
 }
 
@@ -116,8 +124,8 @@ func mask1(dst io.Writer, src io.Reader, scoped *mask.Scoped, info *request.Requ
 	return scoped.JSONOf(mask.Ref{Resource: info.Resource, Subresource: info.Subresource}, dst, src)
 }
 
-// maskStream replaces the answer's body by its masked form, made as it is read.
-func (p *Proxy) maskStream(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo) {
+// maskStream gives the masked form of the answer's body, made as it is read.
+func (p *Proxy) maskStream(resp *http.Response, scoped *mask.Scoped, info *request.RequestInfo) *maskedBody {
 	resp.Header.Del("Content-Length")
 	resp.ContentLength = 0 // httputil.ReverseProxy flushes after every write where it is -1
 	if info.Verb == "watch" {
@@ -141,7 +149,7 @@ func (p *Proxy) maskStream(resp *http.Response, scoped *mask.Scoped, info *reque
 		}
 		body.err = err
 	})
-	resp.Body = body
+	return body
 }
 
 // errUnread says that nobody reads the answer any more.
@@ -225,6 +233,75 @@ func (b *maskedBody) Read(p []byte) (int, error) {
 	n := copy(p, b.rest)
 	b.rest = b.rest[n:]
 	return n, nil
+}
+
+// ahead has the first part masked before it is read, and reports whether that
+// fills a buffer: then more follows.
+func (b *maskedBody) ahead() bool {
+	b.rest, _ = b.next() // at the end Read says so
+	return len(b.rest) >= bufferBytes
+}
+
+// zippedBody is an answer that is compressed as it is masked.
+type zippedBody struct {
+	*maskedBody
+	zw  *gzip.Writer
+	out bytes.Buffer
+}
+
+// zippers compress as fast as they can: between a proxy and its clients a network
+// is seldom slower than that.
+var zippers = sync.Pool{New: func() any {
+	zw, err := gzip.NewWriterLevel(nil, gzip.BestSpeed)
+	if err != nil {
+		panic(err) // there is such a level
+	}
+	return zw
+}}
+
+func zipped(b *maskedBody) *zippedBody {
+	z := &zippedBody{maskedBody: b, zw: zippers.Get().(*gzip.Writer)} //nolint:forcetypeassert // the pool holds nothing else
+	z.zw.Reset(&z.out)
+	return z
+}
+
+// Read gives what has been compressed. Of what breaks off the end is missing.
+func (z *zippedBody) Read(p []byte) (int, error) {
+	for z.out.Len() == 0 {
+		z.out.Reset()
+		if z.zw == nil {
+			return 0, io.EOF
+		}
+		part, more := z.rest, true
+		if z.rest = nil; len(part) == 0 {
+			part, more = z.next()
+		}
+		if more {
+			_, _ = z.zw.Write(part) // to a buffer
+			continue
+		}
+		if z.err != nil {
+			return 0, z.err
+		}
+		_ = z.zw.Close() // to a buffer
+		z.letGo()
+	}
+	return z.out.Read(p)
+}
+
+// letGo gives the compressor back.
+func (z *zippedBody) letGo() {
+	if z.zw != nil {
+		z.zw.Reset(nil)
+		zippers.Put(z.zw)
+		z.zw = nil
+	}
+}
+
+// Close ends the masking and the connection to the API server.
+func (z *zippedBody) Close() error {
+	z.letGo()
+	return z.maskedBody.Close()
 }
 
 // Close ends the masking and the connection to the API server.

@@ -68,7 +68,7 @@ func TestWhatIsNoProtobufIsRefusedOrStaysJSON(t *testing.T) {
 	for name, body := range map[string]string{
 		"a kind of somebody else's":              `{"kind":"Widget","apiVersion":"example.com/v1","metadata":{"name":"w"}}`,
 		"a field that this version doesn't know": `{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"c"},"later":{"a":1}}`,
-		"too much":                               `{"kind":"ConfigMapList","apiVersion":"v1","items":[{}` + strings.Repeat(`,{"data":{"a":"`+strings.Repeat("x ", 1<<19)+`"}}`, 17) + `]}`,
+		"too much":                               `{"kind":"ConfigMapList","apiVersion":"v1","items":[{}` + strings.Repeat(`,{"metadata":{"name":"`+strings.Repeat("x ", 1<<19)+`"}}`, 17) + `]}`,
 	} {
 		answer = body
 		resp, text := call(t, srv, "GET", "/api/v1/namespaces/a/configmaps/c", protobufAlone, "")

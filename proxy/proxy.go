@@ -178,6 +178,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		}
 		accept = narrowed
 	}
+	zip := !protobuf && takesGzip(r.Header)
 	wait, status := p.holds.asked(r.Header)
 	if status != nil {
 		writeStatus(w, status)
@@ -238,7 +239,7 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 			if up != nil && resp.StatusCode == http.StatusSwitchingProtocols {
 				return up.switched(resp, scoped)
 			}
-			if err := p.maskAnswer(resp, scoped, info); err != nil || !protobuf {
+			if err := p.maskAnswer(resp, scoped, info, zip); err != nil || !protobuf {
 				return err
 			}
 			return p.transcode(resp)

@@ -1,0 +1,365 @@
+package proxy
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/tls"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"k8s.io/client-go/rest"
+)
+
+// overHTTP2 serves a proxy that speaks HTTP/2, as the product's does, to an API
+// server that does, too.
+func overHTTP2(t *testing.T, backend http.HandlerFunc) *httptest.Server {
+	t.Helper()
+	up := httptest.NewUnstartedServer(backend)
+	up.EnableHTTP2 = true
+	up.StartTLS()
+	t.Cleanup(up.Close)
+	p, _ := before(t, mustNotCall(t), twoTokens{})
+	upstream := rest.Config{Host: up.URL, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
+	var err error
+	if p.upstream, _, err = rest.DefaultServerUrlFor(&upstream); err != nil {
+		t.Fatal(err)
+	}
+	if p.transport, err = rest.TransportFor(&upstream); err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewUnstartedServer(p.Handler())
+	srv.EnableHTTP2 = true
+	srv.StartTLS()
+	t.Cleanup(srv.Close)
+	return srv
+}
+
+// get begins to read an answer over a client of its own.
+func get(t *testing.T, srv *httptest.Server, path string, http2 bool) *http.Response {
+	t.Helper()
+	resp, err := tryGet(t, srv, path, http2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp
+}
+
+func tryGet(t *testing.T, srv *httptest.Server, path string, http2 bool) (*http.Response, error) {
+	t.Helper()
+	tr := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: http2}
+	t.Cleanup(tr.CloseIdleConnections)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+path, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer good")
+	resp, err := (&http.Client{Transport: tr}).Do(req)
+	if err != nil {
+		return nil, err
+	}
+	t.Cleanup(func() { _ = resp.Body.Close() })
+	if resp.StatusCode != http.StatusOK || resp.ProtoMajor != map[bool]int{true: 2, false: 1}[http2] {
+		t.Fatalf("%s %s", resp.Proto, resp.Status)
+	}
+	return resp, nil
+}
+
+const listItem = `{"metadata":{"name":"s","namespace":"a"},"data":{"k":"aHVudGVyMi1QTEFOVEVE"},"type":"Opaque"}`
+
+// writeList writes a list of n bytes or a little more.
+func writeList(w io.Writer, n int) error {
+	items := strings.Repeat(","+listItem, 500)
+	_, err := io.WriteString(w, `{"kind":"SecretList","apiVersion":"v1","items":[`+listItem)
+	for written := 0; written < n && err == nil; written += len(items) {
+		_, err = io.WriteString(w, items)
+	}
+	if err == nil {
+		_, err = io.WriteString(w, "]}\n")
+	}
+	return err
+}
+
+// Clients that don't read, with megabytes waiting for each, share one connection
+// to the API server with others, who get their lists.
+func TestASlowClientHoldsUpNobody(t *testing.T) {
+	t.Parallel()
+	const size = 24 << 20
+	var conns sync.Map
+	srv := overHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
+		if r.ProtoMajor != 2 {
+			t.Errorf("%s to the API server", r.Proto)
+		}
+		conns.Store(r.RemoteAddr, true)
+		w.Header().Set("Content-Type", "application/json")
+		_ = writeList(w, size) // the client may be gone
+	})
+	var slow []*http.Response
+	for i := range 8 {
+		resp := get(t, srv, "/api/v1/secrets", i%2 == 0)
+		if _, err := io.ReadFull(resp.Body, make([]byte, 1024)); err != nil {
+			t.Fatal(err)
+		}
+		slow = append(slow, resp)
+	}
+	whole := func(resp *http.Response) {
+		n, err := io.Copy(io.Discard, resp.Body)
+		if err != nil || n < size {
+			t.Errorf("%d bytes, then %v", n, err)
+		}
+	}
+	var others sync.WaitGroup
+	for i := range 8 {
+		others.Go(func() { whole(get(t, srv, "/api/v1/secrets", i%2 == 0)) })
+	}
+	others.Wait()
+	n := 0
+	conns.Range(func(any, any) bool { n++; return true })
+	if n != 1 {
+		t.Errorf("%d connections to the API server", n)
+	}
+	for _, resp := range slow { // and what they read at last is whole
+		whole(resp)
+	}
+}
+
+// An API server whose stream or connection is reset in the midst of a list: what
+// its client gets doesn't look whole, whatever both speak.
+func TestAListThatIsResetDoesNotLookWhole(t *testing.T) {
+	t.Parallel()
+	partly := func(w http.ResponseWriter) {
+		w.Header().Set("Content-Type", "application/json")
+		_, _ = io.WriteString(w, `{"kind":"SecretList","items":[`+strings.Repeat(listItem+",", 4000)+listItem)
+		w.(http.Flusher).Flush()
+	}
+	streamReset := func(t *testing.T) *httptest.Server {
+		return overHTTP2(t, func(w http.ResponseWriter, _ *http.Request) {
+			partly(w)
+			panic(http.ErrAbortHandler)
+		})
+	}
+	connectionReset := func(t *testing.T) *httptest.Server {
+		p, _ := before(t, func(w http.ResponseWriter, _ *http.Request) {
+			partly(w)
+			conn, _, err := http.NewResponseController(w).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			_ = conn.(*tls.Conn).NetConn().(*net.TCPConn).SetLinger(0) // closing sends a reset
+			_ = conn.(*tls.Conn).NetConn().Close()
+		}, twoTokens{})
+		srv := httptest.NewUnstartedServer(p.Handler())
+		srv.EnableHTTP2 = true
+		srv.StartTLS()
+		t.Cleanup(srv.Close)
+		return srv
+	}
+	for name, serve := range map[string]func(*testing.T) *httptest.Server{"the stream": streamReset, "the connection": connectionReset} {
+		for _, http2 := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, client of HTTP/2 %t", name, http2), func(t *testing.T) {
+				t.Parallel()
+				resp, err := tryGet(t, serve(t), "/api/v1/secrets", http2)
+				if err != nil {
+					return // it came before the answer's headers went out
+				}
+				b, err := io.ReadAll(resp.Body)
+				if err == nil {
+					t.Errorf("a whole answer of %d bytes", len(b))
+				}
+				if bytes.Contains(b, []byte(planted64)) {
+					t.Error("the value passed")
+				}
+			})
+		}
+	}
+}
+
+// A client that leaves in the midst of a list or of a log ends it at the API server.
+func TestAClientThatLeavesAListEndsIt(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/api/v1/secrets", "/api/v1/namespaces/a/pods/p/log?follow=true"} {
+		for _, http2 := range []bool{true, false} {
+			t.Run(fmt.Sprintf("%s, HTTP/2 %t", path, http2), func(t *testing.T) {
+				t.Parallel()
+				ended := make(chan error, 1)
+				srv := overHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
+					var err error
+					if r.URL.Path == "/api/v1/secrets" {
+						w.Header().Set("Content-Type", "application/json")
+						err = writeList(w, 1<<40)
+					} else {
+						w.Header().Set("Content-Type", "text/plain")
+						for err == nil {
+							_, err = io.WriteString(w, "tick "+planted+"\n")
+							w.(http.Flusher).Flush()
+						}
+					}
+					<-r.Context().Done()
+					ended <- err
+				})
+				resp := get(t, srv, path, http2)
+				if _, err := io.ReadFull(resp.Body, make([]byte, 64<<10)); err != nil {
+					t.Fatal(err)
+				}
+				_ = resp.Body.Close()
+				if err := <-ended; err == nil { // the test's own time limit is the bound
+					t.Error("it was written to its end")
+				}
+			})
+		}
+	}
+}
+
+// What is larger than any object passes in bounded memory: a log's line, and of
+// an object's text the refusal.
+func TestHugeTextsTakeBoundedMemory(t *testing.T) {
+	size := 100 << 20
+	if raceEnabled {
+		size = 24 << 20 // the rest tells nothing more, and takes minutes
+	}
+	for name, c := range map[string]struct {
+		path, head, tail string
+		passes           bool
+	}{
+		"a line of a log":                 {"/api/v1/namespaces/a/pods/p/log", "", " password=" + planted + "\n", true},
+		"a text of an object":             {"/api/v1/configmaps", `{"kind":"ConfigMapList","items":[{"data":{"k":"`, `"}}]}`, false},
+		"a text of an object of a Secret": {"/api/v1/secrets", `{"kind":"SecretList","items":[{"data":{"k":"`, `"}}]}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var most atomic.Uint64
+			srv := overHTTP2(t, func(w http.ResponseWriter, _ *http.Request) {
+				if c.head == "" {
+					w.Header().Set("Content-Type", "text/plain")
+				} else {
+					w.Header().Set("Content-Type", "application/json")
+				}
+				_, _ = io.WriteString(w, c.head)
+				part := strings.Repeat("ordinary words ", 1<<16)
+				for n := 0; n < size; n += len(part) {
+					if _, err := io.WriteString(w, part); err != nil {
+						return
+					}
+					var m runtime.MemStats
+					runtime.ReadMemStats(&m)
+					most.Store(max(most.Load(), m.HeapAlloc))
+				}
+				_, _ = io.WriteString(w, c.tail)
+			})
+			runtime.GC()
+			var before runtime.MemStats
+			runtime.ReadMemStats(&before)
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, srv.URL+c.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer good")
+			resp, err := srv.Client().Do(req)
+			var n int64
+			var end tail
+			if err == nil {
+				n, err = io.Copy(&end, resp.Body)
+				_ = resp.Body.Close()
+				if err == nil && resp.StatusCode != http.StatusOK {
+					err = fmt.Errorf("%s", resp.Status)
+				}
+			}
+			if passes := err == nil && n >= int64(size); passes != c.passes {
+				t.Errorf("%d bytes, then %v", n, err)
+			}
+			if strings.Contains(string(end), planted) {
+				t.Errorf("the value passed: %s", end)
+			}
+			// An object may take its own bound, and a copy of it; the test's two
+			// servers have theirs.
+			if grown := int64(most.Load()) - int64(before.HeapAlloc); grown > 64<<20 {
+				t.Errorf("the heap grew by %d MB", grown>>20)
+			}
+		})
+	}
+}
+
+// tail keeps the last bytes that were written.
+type tail []byte
+
+// Write takes b.
+func (t *tail) Write(b []byte) (int, error) {
+	*t = append(*t, b...)
+	if n := len(*t) - 4096; n > 0 {
+		*t = append((*t)[:0], (*t)[n:]...)
+	}
+	return len(b), nil
+}
+
+// Long answers are compressed for who takes that, as the API server does.
+func TestLongAnswersAreCompressed(t *testing.T) {
+	t.Parallel()
+	sizes := map[string]int{"/api/v1/secrets": 1 << 20, "/api/v1/configmaps": 1 << 10, "/api/v1/namespaces/broken/secrets": 1 << 20}
+	srv := overHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
+		if v := r.Header.Get("Accept-Encoding"); v != "identity" {
+			t.Errorf("the API server was asked for %q", v)
+		}
+		w.Header().Set("Content-Type", "application/json")
+		if r.URL.Query().Get("watch") != "" {
+			for range 1000 {
+				_, _ = io.WriteString(w, `{"type":"ADDED","object":`+listItem+"}\n")
+			}
+			return
+		}
+		if strings.Contains(r.URL.Path, "broken") {
+			_, _ = io.WriteString(w, `{"kind":"SecretList","items":[`+strings.Repeat(listItem+",", 20_000))
+			panic(http.ErrAbortHandler)
+		}
+		_ = writeList(w, sizes[r.URL.Path])
+	})
+	for _, c := range []struct {
+		path, accept string
+		zipped, ok   bool
+	}{
+		{"/api/v1/secrets", "gzip", true, true}, {"/api/v1/secrets", "deflate, gzip", true, true}, {"/api/v1/secrets", "", false, true},
+		{"/api/v1/secrets", "gzip;q=0", false, true}, {"/api/v1/secrets", "zstd", false, true},
+		{"/api/v1/configmaps?watch=true", "gzip", false, true}, {"/api/v1/namespaces/broken/secrets", "gzip", true, false},
+	} {
+		t.Run(c.path+", "+c.accept, func(t *testing.T) {
+			t.Parallel()
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+c.path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("Authorization", "Bearer good")
+			req.Header.Set("Accept-Encoding", c.accept) // else Go's client asks by itself
+			resp, err := srv.Client().Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer func() { _ = resp.Body.Close() }()
+			if zipped := resp.Header.Get("Content-Encoding") == "gzip"; zipped != c.zipped || zipped != (resp.Header.Get("Vary") == "Accept-Encoding") {
+				t.Fatalf("got %v", resp.Header)
+			}
+			var body io.Reader = resp.Body
+			if c.zipped {
+				if body, err = gzip.NewReader(resp.Body); err != nil {
+					t.Fatal(err)
+				}
+			}
+			b, err := io.ReadAll(body)
+			if whole := err == nil && strings.HasSuffix(string(b), "}\n"); whole != c.ok {
+				t.Errorf("%d bytes, then %v", len(b), err)
+			}
+			if len(b) < 1<<16 || bytes.Contains(b, []byte(planted64)) {
+				t.Errorf("%d bytes, or the value passed", len(b))
+			}
+		})
+	}
+}
