@@ -38,6 +38,7 @@ import (
 	"sigs.k8s.io/controller-runtime/pkg/reconcile"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/e2e/harness"
 )
 
 const realValue = "the-real-value-4c1d"
@@ -366,6 +367,37 @@ func TestI8_KubectlEdit(t *testing.T) {
 	}
 }
 
+// So does a Deployment whose environment is masked in part: what is changed
+// beside it is changed, and its value stays.
+func TestI8_KubectlEditOfADeployment(t *testing.T) {
+	t.Parallel()
+	a := newAgent(t)
+	a.mayChange(t, "deployments.apps")
+	a.approving(t)
+	ns := namespace(t)
+	must(t, shared.Admin, "create", "-n", ns, "-f", writeFile(t, `{"apiVersion":"apps/v1","kind":"Deployment","metadata":{"name":"app"},"spec":{"replicas":1,"selector":{"matchLabels":{"a":"b"}},
+		"template":{"metadata":{"labels":{"a":"b"}},"spec":{"containers":[{"name":"c","image":"example.invalid/app:1","args":["--password=`+realValue+`","--level=info"],
+		"env":[{"name":"LEVEL","value":"info"},{"name":"DB_PASSWORD","value":"weak1"},{"name":"API_TOKEN","value":"`+realValue+`"}]}]}}}}`))
+	read := must(t, a.proxied, "get", "deployment", "app", "-n", ns, "-o", "yaml")
+	leaks(t, "the Deployment", read, realValue, "weak1")
+	editor := filepath.Join(t.TempDir(), "editor")
+	if err := os.WriteFile(editor, []byte("#!/bin/sh\nexec sed -i -e 's/value: info/value: debug/' -e 's/--level=info/--level=debug/' -e 's/app:1/app:2/' \"$1\"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(shared.Root, "bin", "kubectl"), "edit", "deployment/app", "-n", ns)
+	cmd.Env = append(shared.Env(a.proxied), "KUBE_EDITOR="+editor)
+	if out, err := cmd.CombinedOutput(); err != nil || !strings.Contains(string(out), "edited") {
+		t.Fatalf("%v: %s", err, out)
+	}
+	const show = "jsonpath={range .spec.template.spec.containers[*]}{.image} {.args} {.env}{end}"
+	want := `example.invalid/app:2 ["--password=` + realValue + `","--level=debug"] [{"name":"LEVEL","value":"debug"},{"name":"DB_PASSWORD","value":"weak1"},{"name":"API_TOKEN","value":"` + realValue + `"}]`
+	if got := must(t, shared.Admin, "get", "deployment", "app", "-n", ns, "-o", show); got != want {
+		t.Errorf("it became %s, want %s", got, want)
+	}
+}
+
 // An aggregated API, which the API server passes on to another: kubectl top and
 // discovery work, and what it answers is masked too.
 func TestAggregatedAPIsWorkThroughTheProxy(t *testing.T) {
@@ -455,7 +487,43 @@ func TestKubectlWorksThroughTheProxy(t *testing.T) {
 		}
 		leaks(t, "kubectl "+step.line, r.Output(), realValue)
 	}
+	watched := shared.StartKubectl(t.Context(), a.proxied, "get", "configmap", "shown", "-n", ns, "-w", "-o", "jsonpath={.data}{\"\\n\"}", "--request-timeout=5s")
+	eventually(t, 20*time.Second, func() error { // each try is a change, so that the watch has one to show
+		must(t, shared.Admin, "patch", "configmap", "shown", "-n", ns, "--type=merge", "-p", fmt.Sprintf(`{"data":{"seen":"%d"}}`, time.Now().UnixNano()))
+		select {
+		case <-watched.Done():
+			return nil
+		default:
+			return errors.New("the watch goes on")
+		}
+	})
+	if r := watched.Wait(); !strings.Contains(r.Stdout, `"seen":`) || !strings.Contains(r.Stdout, "tipstaff-masked-") {
+		t.Errorf("get -w: %s", r.Output())
+	} else {
+		leaks(t, "get -w", r.Output(), realValue)
+	}
+	// No controller makes the Deployment's pods here: its status comes by hand.
+	rollout := shared.StartKubectl(t.Context(), a.proxied, "rollout", "status", "deployment/app", "-n", ns, "--timeout=30s")
+	eventually(t, 20*time.Second, func() error {
+		generation := must(t, shared.Admin, "get", "deployment", "app", "-n", ns, "-o", "jsonpath={.metadata.generation}")
+		must(t, shared.Admin, "patch", "deployment", "app", "-n", ns, "--subresource=status", "--type=merge", "-p",
+			`{"status":{"observedGeneration":`+generation+`,"replicas":3,"updatedReplicas":3,"readyReplicas":3,"availableReplicas":3}}`)
+		select {
+		case <-rollout.Done():
+			return nil
+		default:
+			return errors.New("it isn't seen")
+		}
+	})
+	if r := rollout.Wait(); !r.OK() || !strings.Contains(r.Stdout, "successfully rolled out") {
+		t.Errorf("rollout status: code %d: %s", r.Code, r.Output())
+	}
 	// It ends with 1 where something differs.
+	if r := kubectl(t, a.proxied, "diff", "-n", ns, "-f", writeFile(t, fmt.Sprintf(`{"apiVersion":"v1","kind":"Secret","metadata":{"name":"real","namespace":%q,"labels":{"a":"new"}},"stringData":{"pin":"9999"}}`, ns))); r.Code != 1 || !strings.Contains(r.Stdout, "a: new") {
+		t.Errorf("diff of a Secret: code %d: %s", r.Code, r.Output())
+	} else {
+		leaks(t, "diff of a Secret", r.Output(), realValue)
+	}
 	if r := kubectl(t, a.proxied, "diff", "-n", ns, "-f", writeFile(t, fmt.Sprintf(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"shown","namespace":%q},"data":{"level":"info"}}`, ns))); r.Code != 1 || !strings.Contains(r.Stdout, "level: info") {
 		t.Errorf("diff: code %d: %s", r.Code, r.Output())
 	} else {
@@ -463,38 +531,82 @@ func TestKubectlWorksThroughTheProxy(t *testing.T) {
 	}
 }
 
-// helm reads its own records, which are Secrets: it installs and lists, says
-// that it can't read them where it must, and breaks none.
+// helm keeps its records in Secrets, and reads and writes them: all of it works
+// but to go back to a revision, which only who may read its values can.
 func TestHelmThroughTheProxy(t *testing.T) {
 	t.Parallel()
 	a := newAgent(t)
 	a.mayAll(t)
 	a.approving(t)
 	ns, charted := namespace(t), chart(t)
-	run := func(as string, args ...string) (string, bool) {
+	const pin = "73519-pin"
+	for name, text := range map[string]string{
+		"secret.yaml": "apiVersion: v1\nkind: Secret\nmetadata: {name: \"{{ .Release.Name }}\"}\nstringData: {pin: {{ .Values.pin | quote }}, fixed: " + realValue + "}\n",
+		"NOTES.txt":   "The pin is {{ .Values.pin }}.\n",
+	} {
+		if err := os.WriteFile(filepath.Join(charted, "templates", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	run := func(as harness.Kubeconfig, args ...string) harness.Result {
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		kubeconfig := a.proxied
-		if as == "admin" {
-			kubeconfig = shared.Admin
+		return shared.Helm(ctx, as, append(args, "-n", ns)...)
+	}
+	for _, step := range []struct {
+		line  string
+		shows bool // what the client itself made of the chart
+		want  string
+	}{
+		{"template shop CHART --set pin=PIN", true, "kind: Deployment"},
+		{"install shop CHART --set pin=PIN", true, "STATUS: deployed"},
+		{"list", false, "shop-0.1.0"}, {"list -o json", false, `"status":"deployed"`}, {"status shop", false, "STATUS: deployed"},
+		{"history shop", false, "Install complete"}, {"get manifest shop", false, "kind: Deployment"}, {"get values shop", false, "pin: tipstaff-masked-"},
+		{"get notes shop", false, "tipstaff-masked-"}, {"get hooks shop", false, ""}, {"get metadata shop", false, "CHART: shop"}, {"get all shop", false, "REVISION: 1"},
+		{"upgrade shop CHART --set pin=PIN --set level=debug", true, "REVISION: 2"},
+		{"history shop", false, "superseded"}, {"status shop", false, "REVISION: 2"},
+		{"upgrade --install shop CHART --reset-values --set pin=PIN", true, "REVISION: 3"},
+	} {
+		r := run(a.proxied, strings.Fields(strings.NewReplacer("CHART", charted, "PIN", pin).Replace(step.line))...)
+		if !r.OK() || !strings.Contains(r.Output(), step.want) {
+			t.Fatalf("helm %s: %s; want %q", step.line, r.Output(), step.want)
 		}
-		r := shared.Helm(ctx, kubeconfig, append(args, "-n", ns)...)
-		return r.Output(), r.OK()
-	}
-	for _, args := range [][]string{{"template", "shop", charted}, {"install", "shop", charted}} {
-		if out, ok := run("agent", args...); !ok {
-			t.Fatalf("helm %v: %s", args, out)
+		if !step.shows {
+			leaks(t, "helm "+step.line, r.Output(), realValue)
+			leaks(t, "helm "+step.line, r.Output(), pin)
 		}
 	}
-	for _, args := range [][]string{{"upgrade", "shop", charted, "--set", "level=debug"}, {"get", "manifest", "shop"}} {
-		if out, ok := run("agent", args...); ok {
-			t.Errorf("helm %v read a masked record? %s", args, out)
+	// The records have taken no harm: who isn't masked sees what was installed.
+	for revision := 1; revision <= 3; revision++ {
+		for _, what := range []string{"values", "manifest", "notes"} {
+			r := run(shared.Admin, "get", what, "shop", "--revision", fmt.Sprint(revision))
+			if !r.OK() || !strings.Contains(r.Output(), pin) || strings.Contains(r.Output(), "tipstaff-masked-") {
+				t.Errorf("the %s of revision %d: %s", what, revision, r.Output())
+			}
 		}
 	}
-	if out, ok := run("admin", "status", "shop"); !ok || !strings.Contains(out, "deployed") {
-		t.Errorf("the release is harmed: %s", out)
+	if got := must(t, shared.Admin, "get", "configmap", "shop", "-n", ns, "-o", "jsonpath={.data.level}"); got != "info" {
+		t.Errorf("the level is %q", got)
 	}
-	if out, ok := run("admin", "upgrade", "shop", charted, "--set", "level=debug"); !ok {
-		t.Errorf("the release is harmed: %s", out)
+	// What it was made of is masked, so it can't be made again.
+	for _, line := range []string{"rollback shop 2", "upgrade shop CHART --reuse-values --set level=warn"} {
+		if r := run(a.proxied, strings.Fields(strings.ReplaceAll(line, "CHART", charted))...); r.OK() || !strings.Contains(r.Output(), "data.release") {
+			t.Errorf("helm %s: code %d: %s", line, r.Code, r.Output())
+		}
+	}
+	if got := must(t, shared.Admin, "get", "secret", "shop", "-n", ns, "-o", "jsonpath={.data.pin}"); got != base64.StdEncoding.EncodeToString([]byte(pin)) {
+		t.Errorf("the pin is %q", got)
+	}
+	if r := run(a.proxied, "uninstall", "shop", "--keep-history"); !r.OK() {
+		t.Fatalf("helm uninstall: %s", r.Output())
+	}
+	if r := run(shared.Admin, "get", "values", "shop", "--revision", "3"); !strings.Contains(r.Output(), pin) {
+		t.Errorf("the record is harmed: %s", r.Output())
+	}
+	if r := run(a.proxied, "uninstall", "shop"); !r.OK() {
+		t.Errorf("helm uninstall: %s", r.Output())
+	}
+	if got := must(t, shared.Admin, "get", "secrets,configmaps,deployments", "-n", ns, "-o", "name"); strings.Contains(got, "shop") {
+		t.Errorf("left: %s", got)
 	}
 }

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What the tests that run pods need: a kubelet, built at the version that go.mod pins into ../bin, and
-# Debian's containerd, runc and static busybox. With --can it only says whether pods can run here: it
+# Debian's containerd, runc, static busybox and asciinema. With --can it only says whether pods can run here: it
 # prints why not, and fails.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -24,6 +24,7 @@ command -v containerd >/dev/null || missing+=(containerd)
 command -v runc >/dev/null || missing+=(runc)
 [ -x /bin/busybox ] && ! ldd /bin/busybox >/dev/null 2>&1 || missing+=(busybox-static)
 command -v script >/dev/null || missing+=(bsdutils)
+command -v asciinema >/dev/null || missing+=(asciinema)
 if [ ${#missing[@]} -gt 0 ]; then
 	command -v apt-get >/dev/null || { echo "missing: ${missing[*]}: install them, then run make again" >&2 && exit 1; }
 	echo "==> installing ${missing[*]} (apt), for the tests that run pods"

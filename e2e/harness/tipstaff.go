@@ -123,7 +123,7 @@ proxy:
 ingest:
   listen: %q
   tls: %s
-  clusters: [%s]
+  clusters: [%s, %s]
   jetStream:
     dir: %q
 clickhouse:
@@ -137,7 +137,7 @@ clickhouse:
 		a.authn, tls, IssuerName, c.Issuer.URL, c.CAFile, audience, c.otherIssuer(), ScopedProfile,
 		a.webhook, tls, inline, rules,
 		a.proxy, cert.cert, cert.key, more,
-		a.ingest, tls, clusterName, filepath.Join(c.Dir, "jetstream"),
+		a.ingest, tls, clusterName, AloneName, filepath.Join(c.Dir, "jetstream"),
 		"http://"+a.clickhouse, clickhouseUser, c.passwordFile(), filepath.Join(c.Dir, "clickhouse"), lib)
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write tipstaff's config: %w", err)

@@ -164,6 +164,7 @@ func TestASessionIsRecorded(t *testing.T) {
 				t.Errorf("%s isn't in\n%s", want, recorded)
 			}
 		}
+		plays(t, recorded, "it is tipstaff-masked-")
 		// The run's timeline names the session.
 		eventually(t, func() error {
 			r := shared.Tipstaff(t.Context(), shared.Admin, "runs", "show", a.run, "--config", shared.ConfigFile())
@@ -203,6 +204,21 @@ func documentedSQL(t *testing.T, page string) string {
 	return sql
 }
 
+// plays fails t unless asciinema, the players' own tool, shows the recording.
+func plays(t *testing.T, recorded, want string) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "session.cast")
+	if err := os.WriteFile(file, []byte(recorded), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "asciinema", "cat", file)
+	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "HOME="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if err != nil || !strings.Contains(string(out), want) {
+		t.Errorf("asciinema shows %q: %v", out, err)
+	}
+}
+
 // A person's terminal, as script(1) makes one.
 func TestATerminalIsRecordedWithItsSize(t *testing.T) {
 	t.Parallel()
@@ -236,7 +252,9 @@ func TestATerminalIsRecordedWithItsSize(t *testing.T) {
 	}
 	masked(t, c.all())
 	s := sessions(t, a.run, 1)[0]
-	if recorded := cast(t, s.Session); !s.TTY || !strings.Contains(recorded, `"width":111,"height":33`) || !strings.Contains(recorded, "33 111") || strings.Contains(recorded, value) {
+	recorded := cast(t, s.Session)
+	plays(t, recorded, "33 111")
+	if !s.TTY || !strings.Contains(recorded, `"width":111,"height":33`) || !strings.Contains(recorded, "33 111") || strings.Contains(recorded, value) {
 		t.Errorf("recorded as %s", recorded)
 	}
 }
@@ -319,6 +337,56 @@ func TestI9_ARevocationCutsWhatIsOpen(t *testing.T) {
 			t.Errorf("the recording ends with %q", s.Reason)
 		}
 	})
+}
+
+// What was denied does not run, and who asked is told why.
+func TestI4_ADeniedCommandDoesNotRun(t *testing.T) {
+	each(t, func(t *testing.T, env []string) {
+		ns, name := pod(t, "sleep 1000")
+		a := newAgent(t, ns)
+		c := kubectl(t, a.proxied, env, "exec", name, "-n", ns, "--", "touch", "/tmp/ran")
+		eventually(t, func() error {
+			all, err := shared.Approvals(t.Context(), a.run)
+			if err != nil || len(all) != 1 {
+				return fmt.Errorf("%d approvals: %w", len(all), err)
+			}
+			if r := shared.Tipstaff(t.Context(), shared.Alice, "deny", all[0].Name, "--reason", "not in this pod"); !r.OK() {
+				return errors.New(r.Output())
+			}
+			return nil
+		})
+		if code := c.code(); code == 0 || !strings.Contains(c.all(), "not in this pod") {
+			t.Errorf("it ended with %d: %s", code, c.all())
+		}
+		if got := must(t, shared.Admin, "exec", name, "-n", ns, "--", "ls", "/tmp"); strings.Contains(got, "ran") {
+			t.Error("it ran")
+		}
+		if s := sessions(t, a.run, 1); len(s) != 1 || !strings.Contains(s[0].Reason, "not begun") {
+			t.Errorf("the sessions are %+v", s)
+		}
+	})
+}
+
+// Clients that leave a log that they follow harm none that comes after.
+func TestALogThatIsLeftEnds(t *testing.T) {
+	t.Parallel()
+	ns, name := pod(t, "i=0; while [ $i -lt 5000 ]; do i=$((i+1)); echo line $i of many; done; sleep 1000")
+	a := newAgent(t, ns)
+	for range 3 {
+		c := kubectl(t, a.proxied, nil, "logs", "-f", name, "-n", ns)
+		c.prints(t, "line 1000 of many\n")
+		if !strings.HasPrefix(c.stdout(), "line 1 of many\n") {
+			t.Errorf("it begins with %.100q", c.stdout())
+		}
+		if err := c.cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		c.code()
+	}
+	got := must(t, a.proxied, "logs", "--tail=5", name, "-n", ns)
+	if strings.Count(got, "\n") != 5 {
+		t.Errorf("got %q", got)
+	}
 }
 
 // On the direct path a command is held by the same rule; it fails, and goes
