@@ -38,11 +38,12 @@ var issuerName = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // Config is the "authn" section of the file.
 type Config struct {
-	// Listen is the TLS address to serve TokenReviews on, host:port.
-	Listen string `json:"listen"`
+	// Listen is the TLS address to serve TokenReviews on, host:port. Without it,
+	// and without TLS, no API server asks here: the issuers are the proxy's alone.
+	Listen string `json:"listen,omitempty"`
 	// TLS is the server's certificate, and the CA of the client certificates
 	// that callers must present.
-	TLS httpserve.TLS `json:"tls"`
+	TLS httpserve.TLS `json:"tls,omitzero"`
 	// Issuers are the OIDC issuers whose tokens are agents' tokens.
 	Issuers []Issuer `json:"issuers"`
 	// Profiles say what a run of a profile may do: its bindings are made before
@@ -149,17 +150,26 @@ type Mapping struct {
 // changes nothing; it reads the files that c names.
 func (c *Config) Validate(at *field.Path, limits *access.Limits) field.ErrorList {
 	var errs field.ErrorList
-	if c.Listen == "" {
+	if c.Listen == "" && !c.unserved() {
 		errs = append(errs, field.Required(at.Child("listen"), `address to serve on, such as ":8443"`))
-	} else if _, _, err := net.SplitHostPort(c.Listen); err != nil {
-		errs = append(errs, field.Invalid(at.Child("listen"), c.Listen, `must be host:port, such as ":8443"`))
+	} else if c.Listen != "" {
+		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+			errs = append(errs, field.Invalid(at.Child("listen"), c.Listen, `must be host:port, such as ":8443"`))
+		}
 	}
-	errs = append(errs, c.TLS.Validate(at.Child("tls"), true)...)
+	if !c.unserved() {
+		errs = append(errs, c.TLS.Validate(at.Child("tls"), true)...)
+	}
 	if len(c.Issuers) == 0 {
 		errs = append(errs, field.Required(at.Child("issuers"), "at least one issuer of agents' tokens"))
 	}
 	_, faults := c.compile(at, limits)
 	return append(errs, faults...)
+}
+
+// unserved reports whether no TokenReviews are to be served.
+func (c *Config) unserved() bool {
+	return c.Listen == "" && c.TLS.CertFile == "" && c.TLS.KeyFile == "" && c.TLS.ClientCAFile == "" && len(c.TLS.ClientNames) == 0
 }
 
 // compile makes the issuers and profiles that c describes, and reports

@@ -14,6 +14,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
 	"github.com/tipstaff-dev/tipstaff/internal/access"
+	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 )
 
 // TestEveryFaultIsReportedAtItsField has one config with every fault at once.
@@ -98,10 +99,20 @@ func TestEveryFaultIsReportedAtItsField(t *testing.T) {
 
 func TestAConfigWithoutTLSFilesOrIssuersIsRefused(t *testing.T) {
 	t.Parallel()
-	var at []string
-	for _, e := range (&Config{}).Validate(field.NewPath("authn"), &access.Limits{}) {
-		at = append(at, e.Field)
+	faults := func(c *Config) (at []string) {
+		for _, e := range c.Validate(field.NewPath("authn"), &access.Limits{}) {
+			at = append(at, e.Field)
+		}
+		return at
 	}
+	// Without either it is for the proxy alone.
+	if at := faults(&Config{}); !slices.Equal(at, []string{"authn.issuers"}) {
+		t.Errorf("faults: %v", at)
+	}
+	if at := faults(&Config{Listen: ":8443"}); !slices.ContainsFunc(at, func(f string) bool { return strings.HasPrefix(f, "authn.tls") }) {
+		t.Errorf("authn.tls isn't reported: %v", at)
+	}
+	at := faults(&Config{TLS: httpserve.TLS{CertFile: "nowhere.crt"}})
 	for _, want := range []string{"authn.listen", "authn.issuers"} {
 		if !slices.Contains(at, want) {
 			t.Errorf("%s isn't reported: %v", want, at)

@@ -49,7 +49,7 @@ func TestI1_TheProxyAlone(t *testing.T) {
 		}
 	}
 	must(t, proxied, "get", "pods", "-A")
-	refused(t, "orbidden", proxied, "create", "namespace", "mine")
+	refused(t, "orbidden", proxied, "create", "clusterrole", "mine", "--verb=get", "--resource=pods")
 	refused(t, "", direct, "get", "pods", "-A")
 	refused(t, "nauthorized", direct, "get", "--raw", "/api")
 
@@ -67,7 +67,7 @@ func TestI1_TheProxyAlone(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		for _, want := range []string{"get\tsecrets\t200\tada", "update\tsecrets\t200\tada", "create\tnamespaces\t403\tada", "list\tpods\t200\tada"} {
+		for _, want := range []string{"get\tsecrets\t200\tada", "update\tsecrets\t200\tada", "create\tclusterroles\t403\tada", "list\tpods\t200\tada"} {
 			if !strings.Contains(out, want) {
 				return fmt.Errorf("%q isn't in\n%s", want, out)
 			}

@@ -119,6 +119,9 @@ func (c *Config) Validate(*field.Path) field.ErrorList {
 	errs = append(errs, c.Access.Validate(at("access"))...)
 	if c.Authn != nil {
 		errs = append(errs, c.Authn.Validate(at("authn"), &c.Access)...)
+		if c.Authn.Listen == "" && c.Proxy == nil {
+			errs = append(errs, field.Required(at("authn", "listen"), `address to serve TokenReviews on, such as ":8443": without it only a proxy uses the issuers, and this file has none`))
+		}
 	}
 	if c.Webhook != nil {
 		errs = append(errs, c.Webhook.Validate(at("webhook"))...)

@@ -74,7 +74,7 @@ func (c *Config) keep(roles []string) error {
 		return nil
 	}
 	has := map[string]bool{
-		"authn": c.Authn != nil, "webhook": c.Webhook != nil, "proxy": c.Proxy != nil, "ingest": c.Ingest != nil,
+		"authn": c.Authn != nil && c.Authn.Listen != "", "webhook": c.Webhook != nil, "proxy": c.Proxy != nil, "ingest": c.Ingest != nil,
 		"clickhouse": c.ClickHouse != nil && c.ClickHouse.Embedded != nil,
 	}
 	for _, r := range roles {
@@ -82,7 +82,7 @@ func (c *Config) keep(roles []string) error {
 			return fmt.Errorf("--roles %s: one of %s", r, strings.Join(allRoles, ", "))
 		}
 		if !has[r] {
-			return fmt.Errorf("--roles %s: the config has no section for it", r)
+			return fmt.Errorf("--roles %s: the config has no section for it, or authn no listen", r)
 		}
 	}
 	on := func(r string) bool { return slices.Contains(roles, r) }
@@ -235,6 +235,8 @@ func (c *Config) build(log *slog.Logger) (*process, error) {
 		p.ready["authn"] = closed(auth.Tried(), "the issuers were not all asked yet")
 		if c.Authn.Listen != "" {
 			p.serve("authn", c.Authn.Listen, c.Authn.TLS, auth.Handler(), log)
+		} else {
+			log.Info("no TokenReviews are served here: the issuers are the proxy's")
 		}
 	}
 	var decided proxy.Approvals // stays nil where this process keeps no approvals

@@ -133,7 +133,7 @@ authn:
   profiles:
   - name: viewer
     access:
-    - {clusterRoles: [view], clusterWide: true}
+    - {clusterRoles: [view], namespaces: ['*']}
 proxy:
   listen: %q
   tls: {certFile: %q, keyFile: %q}
