@@ -70,6 +70,17 @@ type bitset [1 << hashBits / 64]uint64
 func (s *bitset) set(h uint32)      { s[h/64] |= 1 << (h % 64) }
 func (s *bitset) has(h uint32) bool { return s[h/64]&(1<<(h%64)) != 0 }
 
+// second sets what may stand from a word's second byte on.
+func (s *bitset) second(word []byte) {
+	if len(word) > 3 {
+		s.set(trigram(word[1:]))
+		return
+	}
+	for last := range 256 {
+		s.set(trigram([]byte{word[1], word[2], byte(last)}))
+	}
+}
+
 // foldBits makes letters lower case. It does something to other bytes too: it
 // is for hashes only.
 const foldBits = 0x20
@@ -127,6 +138,7 @@ func (d *detectors) add(r config.Rule) {
 		d.all.set(h)
 		if f.strict {
 			d.strict.set(h)
+			d.strict.second([]byte(word))
 		}
 		at := slices.IndexFunc(d.words[h], func(k keyword) bool { return string(k.text) == word })
 		if at < 0 {
@@ -141,18 +153,22 @@ func (d *detectors) add(r config.Rule) {
 var schemeEnd = []byte("://")
 
 // mayFormat reports whether a text may hold a credential of a format that is
-// recognised by itself. It errs on the safe side.
+// recognised by itself. It errs on the safe side. It looks at every second place:
+// a keyword stands at one of them or has its second byte there.
 func (d *detectors) mayFormat(text []byte) bool {
 	i := 0
-	for ; i+4 <= len(text); i++ {
+	for ; i+4 <= len(text); i += 2 {
 		// trigram, of one read
 		h := (binary.LittleEndian.Uint32(text[i:])&0xffffff | foldBits*0x010101) * trigramFactor >> (32 - hashBits)
-		if d.strict[h/64]&(1<<(h%64)) != 0 && d.strictAt(text, i) {
+		if d.strict[h/64]&(1<<(h%64)) != 0 && (d.strictAt(text, i) || i > 0 && d.strictAt(text, i-1)) {
 			return true
 		}
 	}
-	if i+3 <= len(text) && d.strict.has(trigram(text[i:])) && d.strictAt(text, i) {
-		return true
+	// What begins among the last bytes.
+	for i = max(0, i-1); i+3 <= len(text); i++ {
+		if d.strictAt(text, i) {
+			return true
+		}
 	}
 	return bytes.Contains(text, schemeEnd) && bytes.IndexByte(text, '@') >= 0
 }
