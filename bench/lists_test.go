@@ -229,6 +229,9 @@ func (b *proxyBench) realRound(ctx context.Context, round int) (err error) {
 		readers = append(readers, r)
 	}
 	for _, read := range realReads {
+		if !wanted(read.name) {
+			continue
+		}
 		firsts, lasts := map[string][]time.Duration{}, map[string][]time.Duration{}
 		for turn := range 4 {
 			for i := range readers {
@@ -250,11 +253,14 @@ func (b *proxyBench) realRound(ctx context.Context, round int) (err error) {
 		}
 	}
 	for _, r := range readers {
+		if !wanted(watchP50) {
+			break
+		}
 		if err := b.fanOut(ctx, r); err != nil {
 			return fmt.Errorf("%s: %w", r.row, err)
 		}
 	}
-	if round == 0 {
+	if round == 0 && wanted(watchAll) {
 		return b.watches(ctx, readers[len(readers)-1])
 	}
 	return nil

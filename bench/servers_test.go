@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"runtime"
 	"runtime/pprof"
 	"strconv"
@@ -45,6 +46,7 @@ var (
 	serveBackendAt  = flag.String("serve.backend", "", "the backend's `address`")
 	admissionPeers  = flag.Bool("admission.peers", true, "with Gatekeeper and Kyverno")
 	scenarioRounds  = flag.Int("scenario.rounds", 5, "how many rounds")
+	scenarioOnly    = pattern("scenario.only", "of the proxy scenario measure only the rows whose names match this `pattern`, and no goals")
 	scenarioTokens  = flag.Int("scenario.tokens", 300_000, "how many different tokens the memory row sends; 0 leaves it out")
 	scenarioProfile = flag.Bool("scenario.profile", false, "write tipstaff's CPU profiles of the last round beside the results")
 	serveName       = flag.String("serve", "", "be a server of a scenario: limit, empty or tipstaff")
@@ -377,4 +379,11 @@ func TestThisProcessCanBeMeasured(t *testing.T) {
 	if mb, err := self.rss(); err != nil || mb < 1 {
 		t.Errorf("%v MB, %v", mb, err)
 	}
+}
+
+// pattern is a flag that takes a regular expression.
+func pattern(name, usage string) *regexp.Regexp {
+	re := regexp.MustCompile("")
+	flag.Func(name, usage, func(s string) error { return re.UnmarshalText([]byte(s)) })
+	return re
 }

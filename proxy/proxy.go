@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -17,12 +18,14 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	utilnet "k8s.io/apimachinery/pkg/util/net"
 	"k8s.io/apimachinery/pkg/util/sets"
 	"k8s.io/apimachinery/pkg/util/uuid"
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/apiserver/pkg/endpoints/request"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/transport"
+	"k8s.io/utils/lru"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
 	"github.com/tipstaff-dev/tipstaff/mask"
@@ -36,18 +39,19 @@ type Authenticator interface {
 
 // Proxy is the read proxy.
 type Proxy struct {
-	upstream  *url.URL
-	transport http.RoundTripper
-	upgrades  http.RoundTripper // HTTP/1.1, which alone can be upgraded
-	auth      Authenticator
-	revoked   Revoked
-	running   running
-	holds     *holds
-	masker    *mask.Masker
-	sessions  Sessions // nil where nothing can be recorded
+	upstream *url.URL
+	streams  http.RoundTripper // HTTP/2, where the API server speaks it: for watches and logs
+	answers  http.RoundTripper // HTTP/1.1: for the rest, and for upgrades
+	auth     Authenticator
+	revoked  Revoked
+	running  running
+	holds    *holds
+	masker   *mask.Masker
+	sessions Sessions // nil where nothing can be recorded
 	// unrecorded says that sessions pass without being recorded.
 	unrecorded bool
-	audit      *auditor // nil where the proxy writes no events of its own
+	identities *lru.Cache // the headers of agents
+	audit      *auditor   // nil where the proxy writes no events of its own
 	lostLogged atomic.Int64
 	metrics    *proxyMetrics
 	lastCall   time.Duration
@@ -67,23 +71,52 @@ func New(cfg Config, upstream *rest.Config, auth Authenticator, revoked Revoked,
 	if err != nil {
 		return nil, fmt.Errorf("proxy: the API server's address: %w", err)
 	}
-	rt, err := rest.TransportFor(upstream)
+	streams, err := rest.TransportFor(upstream)
 	if err != nil {
 		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
 	}
-	one := rest.CopyConfig(upstream)
-	one.NextProtos = []string{"http/1.1"}
-	upgrades, err := rest.TransportFor(one)
+	answers, err := manyConnections(upstream)
 	if err != nil {
 		return nil, fmt.Errorf("proxy: connection to the API server: %w", err)
 	}
 	p := &Proxy{
-		upstream: base, transport: rt, upgrades: upgrades, auth: auth, revoked: revoked, holds: newHolds(cfg.holdTimeout(), log), masker: masker, log: log, unrecorded: cfg.Sessions.unrecorded(), metrics: newProxyMetrics(),
-		running: running{left: make(chan struct{}, 1)}, lastCall: lastCall, storeTries: storeTries,
+		upstream: base, streams: streams, answers: answers, auth: auth, revoked: revoked, holds: newHolds(cfg.holdTimeout(), log), masker: masker, log: log, unrecorded: cfg.Sessions.unrecorded(), metrics: newProxyMetrics(),
+		identities: lru.New(identities), running: running{left: make(chan struct{}, 1)}, lastCall: lastCall, storeTries: storeTries,
 		resolver: &request.RequestInfoFactory{APIPrefixes: sets.NewString("api", "apis"), GrouplessAPIPrefixes: sets.NewString("api")},
 	}
 	revoked.Subscribe(p.sweep)
 	return p, nil
+}
+
+// idleConnections is how many connections to the API server are kept for the
+// next answers. client-go keeps 25, and what is beyond is opened and closed again.
+const idleConnections = 512
+
+// manyConnections gives a transport by which each answer has a connection of its
+// own. Long ones come in much less time so than over HTTP/2, which has them wait
+// for their turn frame by frame.
+func manyConnections(upstream *rest.Config) (http.RoundTripper, error) {
+	one := rest.CopyConfig(upstream)
+	one.NextProtos = []string{"http/1.1"}
+	if one.Dial == nil {
+		// One of our own, as client-go's is: a transport that nobody else uses.
+		one.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+	}
+	rt, err := rest.TransportFor(one)
+	if err != nil {
+		return nil, err
+	}
+	for inner := rt; ; {
+		switch t := inner.(type) {
+		case *http.Transport:
+			t.MaxIdleConnsPerHost = idleConnections
+			return rt, nil
+		case utilnet.RoundTripperWrapper:
+			inner = t.WrappedRoundTripper()
+		default: // a transport that a test has given
+			return rt, nil
+		}
+	}
 }
 
 // Handler answers agents.
@@ -185,10 +218,10 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		return
 	}
 	scoped := p.masker.Scope(agent.Key()).Opening()
-	asAgent := transport.NewImpersonatingRoundTripper(q.identity, p.transport)
+	asAgent := &impersonating{p.identityHeaders(agent, q.identity), p.answers}
 	send := asAgent
-	if up != nil {
-		send = transport.NewImpersonatingRoundTripper(q.identity, p.upgrades)
+	if log || info.Verb == "watch" {
+		send = &impersonating{asAgent.headers, p.streams}
 	}
 	query := r.URL.Query()
 	if status := p.selectors(info, query); status != nil {
@@ -321,6 +354,44 @@ func (p *Proxy) stillIs(r *http.Request, agent v1alpha1.Agent) error {
 	}
 	return err
 }
+
+// impersonating sends requests as an agent, whatever their headers say.
+type impersonating struct {
+	headers http.Header
+	next    http.RoundTripper
+}
+
+// RoundTrip sends req with the headers.
+func (i *impersonating) RoundTrip(req *http.Request) (*http.Response, error) {
+	as := *req
+	as.Header = make(http.Header, len(req.Header)+len(i.headers))
+	maps.Copy(as.Header, req.Header)
+	maps.Copy(as.Header, i.headers)
+	return i.next.RoundTrip(&as)
+}
+
+// identities bounds for how many agents the headers are kept.
+const identities = 4096
+
+// identityHeaders are those by which client-go impersonates.
+func (p *Proxy) identityHeaders(agent v1alpha1.Agent, identity transport.ImpersonationConfig) http.Header {
+	if h, ok := p.identities.Get(agent); ok {
+		return h.(http.Header) //nolint:forcetypeassert // nothing else is in it
+	}
+	var h http.Header
+	learn := transport.NewImpersonatingRoundTripper(identity, tripper(func(req *http.Request) (*http.Response, error) {
+		h = req.Header
+		return nil, errors.New("it goes nowhere")
+	}))
+	_, _ = learn.RoundTrip(&http.Request{Header: http.Header{}}) //nolint:bodyclose // it goes nowhere
+	p.identities.Add(agent, h)
+	return h
+}
+
+type tripper func(*http.Request) (*http.Response, error)
+
+// RoundTrip calls the function.
+func (f tripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // impersonation is the agent, as the API server shall see it. An error means
 // that it can't be said, or not so that it stands for this agent's run alone.

@@ -391,7 +391,7 @@ func TestTheAPIServerIsAway(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.transport = failing{tc.err}
+		p.answers = failing{tc.err}
 		srv := httptest.NewServer(p.Handler())
 		resp, body := call(t, srv, "GET", "/api/v1/pods", nil, "")
 		srv.Close()

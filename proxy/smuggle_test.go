@@ -141,7 +141,7 @@ func TestNoTrailersGoUpstream(t *testing.T) {
 	up.StartTLS()
 	t.Cleanup(up.Close)
 	p, _ := before(t, mustNotCall(t), twoTokens{})
-	p.transport = up.Client().Transport
+	p.answers = up.Client().Transport
 	p.upstream.Host = up.Listener.Addr().String()
 	srv := httptest.NewServer(p.Handler())
 	t.Cleanup(srv.Close)
@@ -179,12 +179,13 @@ func FuzzRequest(f *testing.F) {
 	p, _ := before(f, func(http.ResponseWriter, *http.Request) {}, twoTokens{})
 	want := wanted(f)
 	var sent *http.Request
-	p.transport = roundTripper(func(r *http.Request) (*http.Response, error) {
+	p.answers = roundTripper(func(r *http.Request) (*http.Response, error) {
 		sent = r
 		resp := response(200, `{"kind":"PodList","items":[]}`)
 		resp.Request = r
 		return resp, nil
 	})
+	p.streams = p.answers
 	host := p.upstream.Host
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
