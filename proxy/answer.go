@@ -52,10 +52,19 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 	}
 	body := p.maskStream(resp, scoped, info)
 	resp.Body = body
-	if zip && info.Verb != "watch" && body.ahead() {
+	if !zip || info.Verb == "watch" {
+		return nil
+	}
+	if body.ahead() {
 		resp.Header.Set("Content-Encoding", "gzip")
 		resp.Header.Add("Vary", "Accept-Encoding")
 		resp.Body = zipped(body)
+	} else if len(body.rest) == 0 && body.err != nil { // nothing has gone out
+		ctx := resp.Request.Context()
+		if _ = body.Close(); ctx.Err() != nil {
+			return ctx.Err()
+		}
+		return p.replaceAnswer(resp)
 	}
 	return nil
 }
