@@ -361,8 +361,10 @@ func TestI4_ADeniedCommandDoesNotRun(t *testing.T) {
 		if got := must(t, shared.Admin, "exec", name, "-n", ns, "--", "ls", "/tmp"); strings.Contains(got, "ran") {
 			t.Error("it ran")
 		}
-		if s := sessions(t, a.run, 1); len(s) != 1 || !strings.Contains(s[0].Reason, "not begun") {
-			t.Errorf("the sessions are %+v", s)
+		for _, s := range sessions(t, a.run, 1) { // kubectl asks over SPDY too when it is refused over WebSocket
+			if !strings.Contains(s.Reason, "not begun") {
+				t.Errorf("a session is %+v", s)
+			}
 		}
 	})
 }
