@@ -211,7 +211,7 @@ func plays(t *testing.T, recorded, want string) {
 	if err := os.WriteFile(file, []byte(recorded), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.CommandContext(t.Context(), "asciinema", "cat", file)
+	cmd := exec.CommandContext(t.Context(), "script", "-qefc", "asciinema cat "+file, "/dev/null") // it wants a terminal
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "HOME="+t.TempDir())
 	out, err := cmd.CombinedOutput()
 	if err != nil || !strings.Contains(string(out), want) {
