@@ -75,3 +75,21 @@ func TestWrongConfigurations(t *testing.T) {
 		}
 	}
 }
+
+// A name may be as short as an admin likes, and stand where no rule looks.
+func TestShortNamesAreMaskedWhereverTheyStand(t *testing.T) {
+	t.Parallel()
+	m, err := (&Config{Names: Names{Credentials: []string{"pw"}}}).New(bytes.Repeat([]byte{1}, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, in := range []string{`{"kind":"Widget","status":{"db":{"pw":"hunter2hunter2"}}}`, `{"kind":"Widget","spec":{"pw":"hunter2hunter2"}}`} {
+		var out bytes.Buffer
+		if err := m.Scope("r").JSONOf(Ref{Resource: "widgets"}, &out, strings.NewReader(in)); err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(out.String(), "hunter2") {
+			t.Errorf("got %s", &out)
+		}
+	}
+}

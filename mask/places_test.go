@@ -30,6 +30,8 @@ var places = []struct {
 	{"one of a list", "pods", `{"kind":"PodList","items":[{"spec":{"containers":[{"env":[{"name":"SLACK_TOKEN","value":"swordfish"},{"name":"LOG","value":"info"}]}]}}]}`, "swordfish", "info"},
 	{"one spelt with escapes", "pods", `{"kind":"Pod","spec":{"containers":[{"\u0065nv":[{"n\u0061me":"DB_P\u0041SSWORD","v\u0061lue":"swordf\u0069sh"}]}]}}`, "swordf", "containers"},
 	{"one of a custom resource", "workflows", `{"kind":"Workflow","spec":{"templates":[{"container":{"env":[{"name":"PASSWORD","value":"swordfish"}]}}]}}`, "swordfish", "PASSWORD"},
+	{"a list's key in managedFields", "widgets", `{"kind":"Widget","metadata":{"managedFields":[{"fieldsV1":{"f:spec":{"k:{\"token\":\"` + githubToken + `\"}":{}}}}]}}`, githubToken, "managedFields"},
+	{"an annotation that is no JSON but looks so", "pods", `{"kind":"Pod","metadata":{"annotations":{"a":` + js(`{"x":{"--token=Zk93hsy2Lw0pQ"}}`) + `}}}`, "Zk93hsy2Lw0pQ", "annotations"},
 	{"a known format under a harmless name", "pods", `{"kind":"Pod","spec":{"containers":[{"env":[{"name":"SETTING","value":"` + githubToken + `"}]}]}}`, githubToken, "SETTING"},
 	{"a flag", "pods", `{"kind":"Pod","spec":{"containers":[{"args":["--port=80","--password=swordfish"]}]}}`, "swordfish", "--port=80"},
 	{"a flag and its value", "pods", `{"kind":"Pod","spec":{"containers":[{"command":["run","--api-key","swordfish","--verbose"]}]}}`, "swordfish", "--verbose"},

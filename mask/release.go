@@ -231,6 +231,7 @@ func (w *walker) release(pos int) (done bool, err error) {
 
 // within masks a release. An error means that a part of it can't be read.
 func (w *walker) within(r map[string]any) error {
+	w.room = 4 * maxReleaseBytes
 	// Twice: what one object shows may be another's secret, which is known only
 	// after it was read.
 	for range 2 {
@@ -450,8 +451,9 @@ type document struct {
 	raw  []byte
 }
 
-// documents gives the objects of a text of many, in YAML.
-func documents(text string) (all []document, err error) {
+// documents gives the objects of a text of many, in YAML. left is how many bytes
+// of JSON may still be made of such.
+func documents(text string, left *int) (all []document, err error) {
 	docs := utilyaml.NewYAMLReader(bufio.NewReader(strings.NewReader(text)))
 	for {
 		doc, err := docs.Read()
@@ -469,7 +471,10 @@ func documents(text string) (all []document, err error) {
 			return nil, err
 		}
 		raw = bytes.TrimSpace(raw)
+		*left -= len(raw)
 		switch {
+		case len(raw) > maxDocument || *left < 0:
+			return nil, errTooLarge
 		case string(raw) == "null":
 			continue
 		case raw[0] != '{':
@@ -479,18 +484,40 @@ func documents(text string) (all []document, err error) {
 	}
 }
 
+// indented is at most how long JSON is as YAML, where each line begins as far to
+// the right as it is deep.
+func indented(raw []byte) int {
+	size, depth, within := len(raw), 0, false
+	for i := 0; i < len(raw); i++ {
+		switch b := raw[i]; {
+		case b == '\\':
+			if i++; i < len(raw) && raw[i] == 'n' {
+				size += 2*depth + 4
+			}
+		case b == '"':
+			within = !within
+		case within:
+		case b == '{' || b == '[':
+			depth++
+			size += 2*depth + 4
+		case b == '}' || b == ']':
+			depth--
+		case b == ',':
+			size += 2*depth + 4
+		}
+	}
+	return size
+}
+
 // manifest masks each object of a text of many. Of its comments only those of
 // helm's own stay, where it is sourced.
 func (w *walker) manifest(text string, sourced bool) (string, error) {
-	docs, err := documents(text)
+	docs, err := documents(text, &w.room)
 	if err != nil {
 		return "", err
 	}
 	var b strings.Builder
 	for _, doc := range docs {
-		if b.Len() > maxReleaseBytes {
-			return "", errTooLarge
-		}
 		w.left.more(len(doc.raw))
 		out, err := w.s.quote(doc.raw, about{}, w.quoted+1, &w.left, w)
 		if err != nil {
@@ -498,6 +525,9 @@ func (w *walker) manifest(text string, sourced bool) (string, error) {
 		}
 		if out == nil {
 			out = doc.raw
+		}
+		if w.room -= indented(out); w.room < 0 {
+			return "", errTooLarge
 		}
 		if out, err = yaml.JSONToYAML(out); err != nil {
 			return "", errSyntax
@@ -557,9 +587,12 @@ func (o *Originals) release(sent, real, masked string) (out string, ok bool) {
 // members: helm leaves out empty ones, and what a later one has added. Objects of
 // a manifest may be masked in another way by now, since more or fewer values are
 // known. Nothing is compared with real values: the answer says nothing of them.
-func asShown(sent, shown any) bool { return alike(sent, shown, false) }
+func asShown(sent, shown any) bool {
+	left := 4 * maxReleaseBytes
+	return alike(sent, shown, false, &left)
+}
 
-func alike(sent, shown any, loose bool) bool {
+func alike(sent, shown any, loose bool, left *int) bool {
 	switch v := sent.(type) {
 	case nil:
 		return true
@@ -569,7 +602,7 @@ func alike(sent, shown any, loose bool) bool {
 			return void(v) && void(shown)
 		}
 		for k, e := range v {
-			if now, there := s[k]; !there && !void(e) || there && !alike(e, now, loose) {
+			if now, there := s[k]; !there && !void(e) || there && !alike(e, now, loose, left) {
 				return false
 			}
 		}
@@ -580,7 +613,7 @@ func alike(sent, shown any, loose bool) bool {
 			return void(v) && void(shown)
 		}
 		for i, e := range v {
-			if !alike(e, s[i], loose) {
+			if !alike(e, s[i], loose, left) {
 				return false
 			}
 		}
@@ -595,22 +628,22 @@ func alike(sent, shown any, loose bool) bool {
 		case loose:
 			return HasMark(v) || HasMark(s)
 		}
-		return sameDocuments(v, s)
+		return sameDocuments(v, s, left)
 	}
 	return void(sent) && void(shown) || equal(sent, shown)
 }
 
 // sameDocuments is alike for two manifests.
-func sameDocuments(sent, shown string) bool {
-	v, errV := documents(sent)
-	s, errS := documents(shown)
+func sameDocuments(sent, shown string, left *int) bool {
+	v, errV := documents(sent, left)
+	s, errS := documents(shown, left)
 	if errV != nil || errS != nil || len(v) != len(s) || len(s) == 0 {
 		return false
 	}
 	for i := range s {
 		a, errA := decode(v[i].raw)
 		b, errB := decode(s[i].raw)
-		if errA != nil || errB != nil || !alike(a, b, true) {
+		if errA != nil || errB != nil || !alike(a, b, true, left) {
 			return false
 		}
 	}

@@ -363,6 +363,12 @@ func TestReleasesOfEveryShape(t *testing.T) {
 		"an alias of much": {with(func(r map[string]any) {
 			r["manifest"] = "kind: X\na: &a " + strings.Repeat("x", 1<<20) + "\nb: [" + strings.Repeat("*a,", 1000) + "]\n"
 		}), false},
+		"many documents of aliases": {with(func(r map[string]any) {
+			r["manifest"] = strings.Repeat("---\nkind: X\na: &a "+strings.Repeat("x", 4<<10)+"\nb: ["+strings.Repeat("*a,", 300)+"]\n", 100)
+		}), false},
+		"what is very deep": {with(func(r map[string]any) {
+			r["manifest"] = "kind: X\na: " + strings.Repeat("[", 900) + strings.Repeat("1,", 100_000) + strings.Repeat("]", 900) + "\n"
+		}), false},
 		"an object larger than any": {with(func(r map[string]any) {
 			r["manifest"] = "kind: X\na: [" + strings.Repeat("1,", maxDocument) + "]\n"
 		}), false},

@@ -282,11 +282,12 @@ func (o *Originals) Covers(sent, restored any) (where string, ok bool) {
 		whole := maps.Clone(sent.(map[string]any)) //nolint:forcetypeassert // it has data
 		whole["data"], sent = data, whole
 	}
-	return covers(sent, again)
+	left := maxReleasesBytes
+	return covers(sent, again, &left)
 }
 
 // covers reports whether again has at least the marks that sent has, at each place.
-func covers(sent, again any) (where string, ok bool) {
+func covers(sent, again any, left *int) (where string, ok bool) {
 	switch sent := sent.(type) {
 	case string:
 		text, _ := again.(string)
@@ -294,12 +295,13 @@ func covers(sent, again any) (where string, ok bool) {
 		// more than one way there, and stand in more than one place.
 		if v, err := decode([]byte(sent)); err == nil && nests(v) {
 			now, err := decode([]byte(text))
-			if _, marked := ContainsMark(v); err != nil {
+			if err != nil {
+				_, marked := containsMark(v, left)
 				return "", !marked
 			}
-			return covers(v, now)
+			return covers(v, now, left)
 		}
-		if left := maxReleasesBytes; packs(sent, &left) {
+		if packs(sent, left) {
 			return "", false
 		}
 		for mark, n := range marksIn(sent) {
@@ -314,7 +316,7 @@ func covers(sent, again any) (where string, ok bool) {
 			if i < len(list) {
 				now = list[i]
 			}
-			if p, ok := covers(e, now); !ok {
+			if p, ok := covers(e, now, left); !ok {
 				return join(fmt.Sprintf("[%d]", i), p), false
 			}
 		}
@@ -325,7 +327,7 @@ func covers(sent, again any) (where string, ok bool) {
 			if !there && HasMark(k) {
 				return k, false
 			}
-			if p, ok := covers(sent[k], now); !ok {
+			if p, ok := covers(sent[k], now, left); !ok {
 				return join(k, p), false
 			}
 		}

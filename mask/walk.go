@@ -44,6 +44,7 @@ type walker struct {
 	here     []byte // the place of the object, once it has been asked for
 	left     budget
 	unpacked int // bytes of releases
+	room     int // how many bytes may still be made of a release's manifests
 	edits    []edit
 	texts    []byte // the new texts of the edits
 
@@ -621,6 +622,7 @@ func (w *walker) shallow(name []byte) bool {
 func (w *walker) flat(pos int) bool {
 	named := len(w.s.rules.names) > 0
 	lists, depth := uint64(0), 1 // a bit for each bracket that is open, the innermost lowest
+	value := false               // the next text is that of the name before it
 	if w.buf[pos] == '[' {
 		lists = 1
 	}
@@ -655,14 +657,23 @@ func (w *walker) flat(pos int) bool {
 		text := w.buf[p+1 : q]
 		after := w.skipSpace(q + 1)
 		if w.buf[after] != ':' {
+			if lists&1 == 0 && !value { // a name without a value
+				return false
+			}
+			value = false
 			if len(text) >= minFormat && w.may(text) {
 				return false
 			}
 			continue
 		}
-		if n := len(text); n >= 3 && (named || nameEnds.has(uint32(text[n-2]|0x20)<<7|uint32(text[n-1]|0x20)&0x7f)) && w.matters(text, w.buf[w.skipSpace(after+1)]) {
+		if lists&1 == 1 {
+			return false // it is no JSON
+		}
+		n, begins := len(text), w.buf[w.skipSpace(after+1)]
+		if (named || n >= 3 && nameEnds.has(uint32(text[n-2]|0x20)<<7|uint32(text[n-1]|0x20)&0x7f)) && w.matters(text, begins) {
 			return false
 		}
+		value = begins == '"'
 	}
 }
 
@@ -1133,7 +1144,7 @@ func (w *walker) plainManaged(pos int) bool {
 	if plain {
 		return true
 	}
-	if bytes.Contains(region, setValue) || bytes.Contains(region, anyEscape) {
+	if bytes.Contains(region, setValue) || bytes.Contains(region, anyEscape) || bytes.Contains(region, listKey) && w.s.detect.mayFormat(region) {
 		w.seek(pos)
 		return false
 	}
@@ -1145,6 +1156,7 @@ var emptyList = []byte("[]")
 
 var (
 	setValue  = []byte(`"v:`)
+	listKey   = []byte(`"k:`)
 	anyEscape = []byte(`\u`)
 )
 

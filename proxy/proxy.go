@@ -92,6 +92,10 @@ func New(cfg Config, upstream *rest.Config, auth Authenticator, revoked Revoked,
 // next answers. client-go keeps 25, and what is beyond is opened and closed again.
 const idleConnections = 512
 
+// answersWithin is longer than the API server takes to answer what is no stream:
+// a minute (--request-timeout).
+const answersWithin = 2 * time.Minute
+
 // manyConnections gives a transport by which each answer has a connection of its
 // own. Long ones come in much less time so than over HTTP/2, which has them wait
 // for their turn frame by frame.
@@ -100,7 +104,8 @@ func manyConnections(upstream *rest.Config) (http.RoundTripper, error) {
 	one.NextProtos = []string{"http/1.1"}
 	if one.Dial == nil {
 		// One of our own, as client-go's is: a transport that nobody else uses.
-		one.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAlive: 30 * time.Second}).DialContext
+		// Nothing else tells here, as HTTP/2's pings do, that the other end is gone.
+		one.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}}).DialContext
 	}
 	rt, err := rest.TransportFor(one)
 	if err != nil {
@@ -110,6 +115,8 @@ func manyConnections(upstream *rest.Config) (http.RoundTripper, error) {
 		switch t := inner.(type) {
 		case *http.Transport:
 			t.MaxIdleConnsPerHost = idleConnections
+			t.IdleConnTimeout = time.Minute         // the API server's own is longer: it closes none that is being used again
+			t.ResponseHeaderTimeout = answersWithin // and where its host is gone, that ends the wait
 			return rt, nil
 		case utilnet.RoundTripperWrapper:
 			inner = t.WrappedRoundTripper()
