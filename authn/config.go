@@ -150,14 +150,12 @@ type Mapping struct {
 // changes nothing; it reads the files that c names.
 func (c *Config) Validate(at *field.Path, limits *access.Limits) field.ErrorList {
 	var errs field.ErrorList
-	if c.Listen == "" && !c.unserved() {
-		errs = append(errs, field.Required(at.Child("listen"), `address to serve on, such as ":8443"`))
-	} else if c.Listen != "" {
-		if _, _, err := net.SplitHostPort(c.Listen); err != nil {
+	if !c.unserved() {
+		if c.Listen == "" {
+			errs = append(errs, field.Required(at.Child("listen"), `address to serve on, such as ":8443"`))
+		} else if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 			errs = append(errs, field.Invalid(at.Child("listen"), c.Listen, `must be host:port, such as ":8443"`))
 		}
-	}
-	if !c.unserved() {
 		errs = append(errs, c.TLS.Validate(at.Child("tls"), true)...)
 	}
 	if len(c.Issuers) == 0 {

@@ -365,51 +365,46 @@ func (w *walker) chart(v any) (err error) {
 }
 
 func (w *walker) files(v any) any {
-	list, ok := v.([]any)
-	if !ok {
-		return w.hide(v)
-	}
-	for i, e := range list {
-		file, ok := e.(map[string]any)
-		if !ok {
-			list[i] = w.hide(e)
+	masked, _ := w.objects(v, func(name string, v any) (any, error) { // none fails
+		switch name {
+		case "name", "modtime":
+			return w.told(v), nil
+		case "data":
+			return w.hide64(v), nil
 		}
-		for k, v := range file {
-			switch k {
-			case "name", "modtime":
-				file[k] = w.told(v)
-			case "data":
-				file[k] = w.hide64(v)
-			default:
-				file[k] = w.hide(v)
-			}
-		}
-	}
-	return list
+		return w.hide(v), nil
+	})
+	return masked
 }
 
-func (w *walker) hooks(v any) (_ any, err error) {
+func (w *walker) hooks(v any) (any, error) {
+	return w.objects(v, func(name string, v any) (any, error) {
+		switch name {
+		case "name", "kind", "path", "weight":
+			return w.told(v), nil
+		case "events", "delete_policies", "output_log_policies", "last_run":
+			return w.plain(v)
+		case "manifest":
+			return w.manifestOf(v, false)
+		}
+		return w.hide(v), nil
+	})
+}
+
+// objects has member mask each member of each object in a list. What is none is
+// hidden.
+func (w *walker) objects(v any, member func(name string, v any) (any, error)) (_ any, err error) {
 	list, ok := v.([]any)
 	if !ok {
 		return w.hide(v), nil
 	}
 	for i, e := range list {
-		hook, ok := e.(map[string]any)
+		object, ok := e.(map[string]any)
 		if !ok {
 			list[i] = w.hide(e)
 		}
-		for k, v := range hook {
-			switch k {
-			case "name", "kind", "path", "weight":
-				hook[k] = w.told(v)
-			case "events", "delete_policies", "output_log_policies", "last_run":
-				hook[k], err = w.plain(v)
-			case "manifest":
-				hook[k], err = w.manifestOf(v, false)
-			default:
-				hook[k] = w.hide(v)
-			}
-			if err != nil {
+		for k, v := range object {
+			if object[k], err = member(k, v); err != nil {
 				return nil, err
 			}
 		}
@@ -678,8 +673,9 @@ func Packed(text []byte) bool {
 // packs reports whether a mark stands in what v holds compressed, as a Secret's
 // data or its stringData does. What is more than left is taken for one.
 func packs(v string, left *int) bool {
-	if v = string(unbroken([]byte(v))); !strings.HasPrefix(v, packedBase64) && !strings.HasPrefix(v, gzipBase64) {
-		return false
+	begins := strings.TrimLeft(v, "\r\n")
+	if begins == "" || begins[0] != packedBase64[0] && begins[0] != gzipBase64[0] {
+		return false // as most
 	}
 	value, _, err := unwrapped([]byte(v))
 	if err != nil {

@@ -36,7 +36,7 @@ func wanted(t testing.TB) http.Header {
 		t.Fatal(err)
 	}
 	var got http.Header
-	rt := transport.NewImpersonatingRoundTripper(c, roundTripper(func(r *http.Request) (*http.Response, error) {
+	rt := transport.NewImpersonatingRoundTripper(c, tripper(func(r *http.Request) (*http.Response, error) {
 		got = r.Header.Clone()
 		return response(200, "{}"), nil
 	}))
@@ -45,10 +45,6 @@ func wanted(t testing.TB) http.Header {
 	}
 	return identityOf(got)
 }
-
-type roundTripper func(*http.Request) (*http.Response, error)
-
-func (f roundTripper) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func sameHeaders(a, b http.Header) bool {
 	return len(a) == len(b) && fmt.Sprint(a) == fmt.Sprint(b) // fmt sorts the keys
@@ -179,7 +175,7 @@ func FuzzRequest(f *testing.F) {
 	p, _ := before(f, func(http.ResponseWriter, *http.Request) {}, twoTokens{})
 	want := wanted(f)
 	var sent *http.Request
-	p.answers = roundTripper(func(r *http.Request) (*http.Response, error) {
+	p.answers = tripper(func(r *http.Request) (*http.Response, error) {
 		sent = r
 		resp := response(200, `{"kind":"PodList","items":[]}`)
 		resp.Request = r

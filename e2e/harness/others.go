@@ -119,16 +119,7 @@ maskKeyFile: %q
 health: {listen: %q}
 access: {clusterRoles: [view], clusterWide: true}
 authn:
-  issuers:
-  - name: %s
-    url: %q
-    caFile: %q
-    audiences: [%s]
-    algorithms: [ES256]
-    maxTokenAge: 13h
-    mappings:
-    - run: claims.run
-      owner: "has(claims.act) ? claims.act.sub : ''"
+%s      owner: "has(claims.act) ? claims.act.sub : ''"
       profile: "'viewer'"
   profiles:
   - name: viewer
@@ -139,7 +130,7 @@ proxy:
   tls: {certFile: %q, keyFile: %q}
   audit: {mode: blocking-strict}
   records: {url: %q, caFile: %q, certFile: %q, keyFile: %q}
-`, AloneName, own, c.maskKeyFile(), health, IssuerName, c.Issuer.URL, c.CAFile, audience,
+`, AloneName, own, c.maskKeyFile(), health, c.ownIssuer(),
 		proxy, c.certs.tipstaff.cert, c.certs.tipstaff.key, "https://"+c.addr.ingest, c.CAFile, c.certs.callback.cert, c.certs.callback.key)
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		return nil, fmt.Errorf("write the config: %w", err)

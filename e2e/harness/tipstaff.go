@@ -92,16 +92,7 @@ access:
 authn:
   listen: %q
   tls: %s
-  issuers:
-  - name: %s
-    url: %q
-    caFile: %q
-    audiences: [%s]
-    algorithms: [ES256]
-    maxTokenAge: 13h
-    mappings:
-    - run: claims.run
-      model: "has(claims.model) ? claims.model : ''"
+%s      model: "has(claims.model) ? claims.model : ''"
       owner: "has(claims.act) ? claims.act.sub : ''"
       task: "has(claims.task) ? claims.task : ''"
       profile: "has(claims.profile) ? claims.profile : 'default'"%s
@@ -134,7 +125,7 @@ clickhouse:
     dir: %q
     library: %q
 `, clusterName, c.kubeconfig("tipstaff"), c.maskKeyFile(), a.health, ClusterAgents,
-		a.authn, tls, IssuerName, c.Issuer.URL, c.CAFile, audience, c.otherIssuer(), ScopedProfile,
+		a.authn, tls, c.ownIssuer(), c.otherIssuer(), ScopedProfile,
 		a.webhook, tls, inline, rules,
 		a.proxy, cert.cert, cert.key, more,
 		a.ingest, tls, clusterName, AloneName, filepath.Join(c.Dir, "jetstream"),
@@ -143,6 +134,21 @@ clickhouse:
 		return fmt.Errorf("write tipstaff's config: %w", err)
 	}
 	return nil
+}
+
+// ownIssuer begins a config's entry for the run's OIDC provider. What more its
+// mapping gives follows.
+func (c *Cluster) ownIssuer() string {
+	return fmt.Sprintf(`  issuers:
+  - name: %s
+    url: %q
+    caFile: %q
+    audiences: [%s]
+    algorithms: [ES256]
+    maxTokenAge: 13h
+    mappings:
+    - run: claims.run
+`, IssuerName, c.Issuer.URL, c.CAFile, audience)
 }
 
 // indent makes text a part of the config's webhook section.
