@@ -48,6 +48,7 @@ type detectors struct {
 	words  map[uint32][]keyword
 	all    bitset  // of the hashes of every keyword
 	strict bitset  // of those of strict formats
+	either bitset  // the same, and what may stand from their second bytes on
 	brief  []brief // keywords too short for a hash
 }
 
@@ -60,7 +61,14 @@ type brief struct {
 
 type keyword struct {
 	text    []byte
-	formats []int
+	formats []hint
+}
+
+// hint is a format that a keyword stands for. Where beginnings is nil, the format
+// may be found anywhere around it.
+type hint struct {
+	format     int
+	beginnings []beginning
 }
 
 const hashBits = 15
@@ -125,6 +133,7 @@ const assigned = `(?:=|>|:{1,3}=`
 func (d *detectors) add(r config.Rule) {
 	n := len(d.formats)
 	f := format{rule: r, strict: len(r.Keywords) > 0 && !strings.Contains(r.Regex.String(), assigned)}
+	var words []string
 	for _, word := range r.Keywords {
 		if word == "ey" {
 			word = "eyj" // what a JOSE header begins with: {" in base64
@@ -134,18 +143,22 @@ func (d *detectors) add(r config.Rule) {
 			f.strict = false
 			continue
 		}
+		words = append(words, word)
+	}
+	for i, word := range words {
 		h := trigram([]byte(word))
 		d.all.set(h)
 		if f.strict {
 			d.strict.set(h)
-			d.strict.second([]byte(word))
+			d.either.set(h)
+			d.either.second([]byte(word))
 		}
 		at := slices.IndexFunc(d.words[h], func(k keyword) bool { return string(k.text) == word })
 		if at < 0 {
 			d.words[h] = append(d.words[h], keyword{text: []byte(word)})
 			at = len(d.words[h]) - 1
 		}
-		d.words[h][at].formats = append(d.words[h][at].formats, n)
+		d.words[h][at].formats = append(d.words[h][at].formats, hint{n, beginningsOf(r.Regex.String(), words, i)})
 	}
 	d.formats = append(d.formats, f)
 }
@@ -160,7 +173,7 @@ func (d *detectors) mayFormat(text []byte) bool {
 	for ; i+4 <= len(text); i += 2 {
 		// trigram, of one read
 		h := (binary.LittleEndian.Uint32(text[i:])&0xffffff | foldBits*0x010101) * trigramFactor >> (32 - hashBits)
-		if d.strict[h/64]&(1<<(h%64)) != 0 && (d.strictAt(text, i) || i > 0 && d.strictAt(text, i-1)) {
+		if d.either[h/64]&(1<<(h%64)) != 0 && (d.strictAt(text, i) || i > 0 && d.strictAt(text, i-1)) {
 			return true
 		}
 	}
@@ -174,10 +187,14 @@ func (d *detectors) mayFormat(text []byte) bool {
 }
 
 func (d *detectors) strictAt(text []byte, i int) bool {
-	for _, k := range d.words[trigram(text[i:])] {
+	h := trigram(text[i:])
+	if !d.strict.has(h) {
+		return false
+	}
+	for _, k := range d.words[h] {
 		if len(k.text) <= len(text)-i && bytes.EqualFold(text[i:i+len(k.text)], k.text) {
-			for _, n := range k.formats {
-				if d.formats[n].strict {
+			for _, f := range k.formats {
+				if d.formats[f.format].strict && f.fits(text, i) {
 					return true
 				}
 			}
@@ -249,9 +266,9 @@ func (d *detectors) find(text []byte, where place, disabled map[int]bool, left *
 			if len(k.text) > len(text)-i || !bytes.EqualFold(text[i:i+len(k.text)], k.text) {
 				continue
 			}
-			for _, n := range k.formats {
-				if where != inField || d.formats[n].strict {
-					look(n, i, d.formats[n].size())
+			for _, f := range k.formats {
+				if (where != inField || d.formats[f.format].strict) && f.fits(text, i) {
+					look(f.format, i, d.formats[f.format].size())
 				}
 			}
 		}

@@ -72,6 +72,7 @@ const (
 	saltField   = 1
 	saltManaged = 2
 	saltFree    = 4
+	saltRaw     = 1 << 40 // it is a text's JSON
 )
 
 // by forgets all that was found by other rules.
@@ -583,6 +584,7 @@ func (w *walker) value(name []byte, pos int, n *node) error {
 				if w.plainManaged(pos) {
 					return nil
 				}
+				w.seek(pos)
 				act = actManaged
 			default:
 				if w.shallow(name) && w.flat(pos) {
@@ -878,18 +880,39 @@ func (w *walker) may(text []byte) bool {
 
 // free masks what is secret in the text at pos.
 func (w *walker) free(pos int, where place) error {
-	text, end, err := w.string(pos)
-	if err != nil {
-		return err
+	w.next()
+	q := w.next()
+	text, salt := w.buf[pos+1:q], w.saltOf(where)
+	escaped := w.escaped(pos, q)
+	if escaped {
+		salt += saltRaw
 	}
-	if out, changed := w.freeText(text, where); changed {
-		w.replaceText(pos, end, out)
+	hash, plain := w.clean.has(text, salt)
+	if plain {
+		return nil
+	}
+	if escaped {
+		w.seek(pos)
+		var err error
+		if text, _, err = w.string(pos); err != nil {
+			return err
+		}
+	}
+	if out, changed := w.s.freeText(text, where, &w.left, &w.spans, &w.owner); changed {
+		w.replaceText(pos, q+1, out)
+	} else {
+		w.clean.add(hash)
 	}
 	return nil
 }
 
+// saltOf says by what a free text is looked at.
+func (w *walker) saltOf(where place) uint64 {
+	return saltFree + uint64(where) + 8*w.s.known.added.Load()
+}
+
 func (w *walker) freeText(text []byte, where place) (out []byte, changed bool) {
-	hash, plain := w.clean.has(text, saltFree+uint64(where)+8*w.s.known.added.Load())
+	hash, plain := w.clean.has(text, w.saltOf(where))
 	if plain {
 		return nil, false
 	}
@@ -1139,25 +1162,52 @@ func (w *walker) note(text []byte, applied, credential bool, quotes about) (out 
 // plainManaged passes over managedFields that begin at pos, if they hold no
 // value: they are long, and few do.
 func (w *walker) plainManaged(pos int) bool {
-	region := w.buf[pos:w.end(pos)]
-	hash, plain := w.clean.has(region, saltManaged)
-	if plain {
-		return true
+	end := w.end(pos)
+	w.seek(pos + 1)
+	for {
+		p := w.next()
+		if p == end-1 {
+			return true
+		}
+		if w.buf[p] != '"' {
+			continue
+		}
+		q := w.next()
+		if q-p <= minValue {
+			continue
+		}
+		text := w.buf[p+1 : q]
+		switch isName := w.buf[w.skipSpace(q+1)] == ':'; {
+		case !isName:
+			if len(text) >= minFormat && (w.escaped(p, q) || w.may(text)) {
+				return false
+			}
+		case text[0] == 'f', text[0] != '\\' && text[1] != ':' && text[1] != '\\': // a field, as most are, or a part of what stands around them
+		case text[0] != 'k', len(text) >= minFormat && w.mayKey(text):
+			return false
+		}
 	}
-	if bytes.Contains(region, setValue) || bytes.Contains(region, anyEscape) || bytes.Contains(region, listKey) && w.s.detect.mayFormat(region) {
-		w.seek(pos)
+}
+
+// mayKey reports whether the JSON of a list's key in managedFields may hold a
+// credential. It errs on the safe side.
+func (w *walker) mayKey(raw []byte) bool {
+	hash, plain := w.clean.has(raw, saltManaged)
+	if plain {
 		return false
 	}
+	if bytes.Contains(raw, anyEscape) || bytes.Contains(raw, slashEscape) || w.s.detect.mayFormat(raw) {
+		return true
+	}
 	w.clean.add(hash)
-	return true
+	return false
 }
 
 var emptyList = []byte("[]")
 
 var (
-	setValue  = []byte(`"v:`)
-	listKey   = []byte(`"k:`)
-	anyEscape = []byte(`\u`)
+	anyEscape   = []byte(`\u`)
+	slashEscape = []byte(`\/`)
 )
 
 // managed masks the values that names below managedFields hold: v:VALUE is an
