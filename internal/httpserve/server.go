@@ -79,9 +79,10 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		// Requests outlive the stop signal: they are drained, not cut.
 		Protocols:   protocols,
 		BaseContext: func(net.Listener) context.Context { return context.WithoutCancel(ctx) },
+		ConnContext: withGathering,
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.ServeTLS(l, "", "") }()
+	go func() { served <- srv.ServeTLS(gatheringListener{l}, "", "") }()
 	s.Log.InfoContext(ctx, "serving", "server", s.Name, "address", l.Addr().String())
 	select {
 	case err := <-served:
@@ -110,7 +111,12 @@ func (s *Server) Run(ctx context.Context) error {
 }
 
 func (s *Server) tlsConfig(ctx context.Context) (*tls.Config, error) {
-	base := &tls.Config{MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"}}
+	base := &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{"http/1.1"},
+		// Go would send the first 128 KB of each connection in records of one packet,
+		// each by a system call of its own.
+		DynamicRecordSizingDisabled: true,
+	}
 	if s.HTTP2 {
 		base.NextProtos = []string{"h2", "http/1.1"}
 	}
