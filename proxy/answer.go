@@ -44,6 +44,9 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 		p.maskText(resp, scoped)
 		return nil
 	}
+	if err == nil && mt == "application/json" && resp.Header.Get("Content-Encoding") == "gzip" {
+		unzip(resp)
+	}
 	if enc := resp.Header.Get("Content-Encoding"); err != nil || mt != "application/json" || enc != "" && enc != "identity" {
 		return p.replaceAnswer(resp)
 	}
@@ -251,11 +254,56 @@ func (b *maskedBody) ahead() bool {
 	return len(b.rest) >= bufferBytes
 }
 
+// unzip has the answer's body unpacked as it is read. The API server compresses
+// long lists in less time than it takes to send them as they are. How much comes
+// out is not known before, so it is never taken for a small one.
+func unzip(resp *http.Response) {
+	resp.Header.Del("Content-Encoding")
+	resp.Header.Del("Content-Length")
+	resp.ContentLength = -1
+	resp.Body = &unzippedBody{src: resp.Body}
+}
+
+// unzippedBody is what a compressed answer stands for.
+type unzippedBody struct {
+	src io.ReadCloser
+	zr  *gzip.Reader // nil before the first byte and after the last
+	err error        // how it ended
+}
+
+var unzippers = sync.Pool{New: func() any { return new(gzip.Reader) }}
+
+// Read gives what has been unpacked.
+func (u *unzippedBody) Read(p []byte) (n int, err error) {
+	if u.err != nil {
+		return 0, u.err
+	}
+	if u.zr == nil {
+		u.zr = unzippers.Get().(*gzip.Reader) //nolint:forcetypeassert // the pool holds nothing else
+		err = u.zr.Reset(u.src)
+		if err == io.EOF { //nolint:errorlint // passed on by gzip as it is: not even a header came
+			err = io.ErrUnexpectedEOF
+		}
+	}
+	if err == nil {
+		n, err = u.zr.Read(p)
+	}
+	if err != nil {
+		unzippers.Put(u.zr)
+		u.zr, u.err = nil, err
+	}
+	return n, err
+}
+
+// Close ends the reading.
+func (u *unzippedBody) Close() error { return u.src.Close() }
+
 // zippedBody is an answer that is compressed as it is masked.
 type zippedBody struct {
 	*maskedBody
-	zw  *gzip.Writer
-	out bytes.Buffer
+	zw    *gzip.Writer
+	out   bytes.Buffer
+	begun bool
 }
 
 // zippers compress as fast as they can: between a proxy and its clients a network
@@ -287,6 +335,10 @@ func (z *zippedBody) Read(p []byte) (int, error) {
 		}
 		if more {
 			_, _ = z.zw.Write(part) // to a buffer
+			if !z.begun {
+				_ = z.zw.Flush() // what comes first goes out first
+				z.begun = true
+			}
 			continue
 		}
 		if z.err != nil {

@@ -28,6 +28,7 @@ import (
 	"k8s.io/utils/lru"
 
 	"github.com/tipstaff-dev/tipstaff/api/v1alpha1"
+	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
 
@@ -107,6 +108,7 @@ func manyConnections(upstream *rest.Config) (http.RoundTripper, error) {
 		// Nothing else tells here, as HTTP/2's pings do, that the other end is gone.
 		one.Dial = (&net.Dialer{Timeout: 30 * time.Second, KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 15 * time.Second, Count: 3}}).DialContext
 	}
+	one.Dial = readingAhead(one.Dial)
 	rt, err := rest.TransportFor(one)
 	if err != nil {
 		return nil, err
@@ -218,7 +220,16 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		}
 		accept = narrowed
 	}
-	zip := !protobuf && takesGzip(r.Header)
+	zip, encoding := !protobuf && takesGzip(r.Header), "identity"
+	switch {
+	case r.Method != http.MethodGet || log || up != nil || info.Verb == "watch":
+	case plain && !zip:
+	case strings.Contains(accept, "as=Table"):
+		// A table is made as a whole before its first byte goes out: what packing it
+		// takes would come on top.
+	default:
+		encoding = "gzip"
+	}
 	wait, status := p.holds.asked(r.Header)
 	if status != nil {
 		writeStatus(w, status)
@@ -261,8 +272,8 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 			}
 			pr.SetXForwarded()
 			pr.Out.Header.Set(auditID, q.id)
-			// Go would otherwise ask for gzip and leave us bytes to unpack.
-			pr.Out.Header.Set("Accept-Encoding", "identity")
+			// Go would otherwise ask for gzip by itself.
+			pr.Out.Header.Set("Accept-Encoding", encoding)
 			if accept != "" {
 				pr.Out.Header.Set("Accept", accept)
 			}
@@ -302,6 +313,8 @@ func (p *Proxy) pass(w http.ResponseWriter, r *http.Request, q *asked) {
 		ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug),
 	}
 	if up == nil {
+		w, sent := httpserve.Gather(w, r)
+		defer sent()
 		rp.ServeHTTP(w, r)
 		return
 	}

@@ -358,11 +358,12 @@ func TestLongAnswersAreCompressed(t *testing.T) {
 	t.Parallel()
 	sizes := map[string]int{"/api/v1/secrets": 1 << 20, "/api/v1/configmaps": 1 << 10, "/api/v1/namespaces/broken/secrets": 1 << 20}
 	srv := overHTTP2(t, func(w http.ResponseWriter, r *http.Request) {
-		if v := r.Header.Get("Accept-Encoding"); v != "identity" {
-			t.Errorf("the API server was asked for %q", v)
+		watch := r.URL.Query().Get("watch") != ""
+		if v := r.Header.Get("Accept-Encoding"); (v == "gzip") == watch {
+			t.Errorf("the API server was asked for %q, of a watch: %t", v, watch)
 		}
 		w.Header().Set("Content-Type", "application/json")
-		if r.URL.Query().Get("watch") != "" {
+		if watch {
 			for range 1000 {
 				_, _ = io.WriteString(w, `{"type":"ADDED","object":`+listItem+"}\n")
 			}
@@ -412,5 +413,76 @@ func TestLongAnswersAreCompressed(t *testing.T) {
 				t.Errorf("%d bytes, or the value passed", len(b))
 			}
 		})
+	}
+}
+
+// What the API server compresses is unpacked, masked and passed on as the client
+// takes it; what breaks off within doesn't look whole.
+func TestI7_CompressedAnswersAreUnpackedAndMasked(t *testing.T) {
+	t.Parallel()
+	var whole, bomb bytes.Buffer
+	zw := gzip.NewWriter(&whole)
+	_ = writeList(zw, 1<<20) // to a buffer
+	_ = zw.Close()
+	zw = gzip.NewWriter(&bomb)
+	_, _ = io.WriteString(zw, `{"kind":"SecretList","items":[`+listItem+`,{"data":{"k":"`)
+	for range 100 { // in one value
+		_, _ = zw.Write(bytes.Repeat([]byte("YWFh"), 1<<18))
+	}
+	_, _ = io.WriteString(zw, `"}}]}`)
+	_ = zw.Close()
+	bodies := map[string][]byte{
+		"/api/v1/secrets": whole.Bytes(), "/api/v1/namespaces/cut/secrets": whole.Bytes()[:whole.Len()/2],
+		"/api/v1/namespaces/spoilt/secrets": append(bytes.Clone(whole.Bytes()[:whole.Len()-8]), "8 bytes."...), "/api/v1/namespaces/bomb/secrets": bomb.Bytes(),
+	}
+	for _, oneConnection := range []bool{true, false} {
+		srv := serving(t, func(w http.ResponseWriter, r *http.Request) {
+			w.Header().Set("Content-Type", "application/json")
+			w.Header().Set("Content-Encoding", "gzip")
+			body := bodies[r.URL.Path]
+			if r.URL.Query().Has("length") {
+				w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+			}
+			_, _ = w.Write(body) // the client may be gone
+		}, oneConnection)
+		for path := range bodies {
+			for _, query := range []string{"", "?length"} {
+				for _, accept := range []string{"gzip", "identity"} {
+					t.Run(fmt.Sprint(path, query, accept, oneConnection), func(t *testing.T) {
+						t.Parallel()
+						req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, srv.URL+path+query, nil)
+						if err != nil {
+							t.Fatal(err)
+						}
+						req.Header.Set("Authorization", "Bearer good")
+						req.Header.Set("Accept-Encoding", accept)
+						resp, err := srv.Client().Do(req)
+						if err != nil {
+							if path == "/api/v1/secrets" {
+								t.Fatal(err)
+							}
+							return // broken off before the first byte
+						}
+						defer func() { _ = resp.Body.Close() }()
+						var body io.Reader = resp.Body
+						if resp.Header.Get("Content-Encoding") == "gzip" {
+							if body, err = gzip.NewReader(resp.Body); err != nil {
+								t.Fatal(err)
+							}
+						}
+						b, err := io.ReadAll(body)
+						if ok := resp.StatusCode == http.StatusOK && err == nil; ok != (path == "/api/v1/secrets") {
+							t.Errorf("%s, %d bytes, then %v", resp.Status, len(b), err)
+						}
+						if bytes.Contains(b, []byte(planted64)) || bytes.Contains(b, []byte("YWFhYWFh")) {
+							t.Error("a value passed")
+						}
+						if path == "/api/v1/secrets" && !bytes.HasSuffix(b, []byte("]}\n")) {
+							t.Errorf("its end is %q", b[len(b)-20:])
+						}
+					})
+				}
+			}
+		}
 	}
 }
