@@ -54,6 +54,7 @@ type Masker struct {
 	detect *detectors
 	known  knownValues
 	recent recentMarks
+	clean  *memo
 
 	scopes     sync.Map // of *Scoped by v1alpha1.RunKey
 	scopeCount atomic.Int64
@@ -72,7 +73,7 @@ func (c *Config) New(key []byte) (*Masker, error) {
 	if err != nil {
 		return nil, err
 	}
-	m := &Masker{key: bytes.Clone(key), rules: c.rules(), detect: d}
+	m := &Masker{key: bytes.Clone(key), rules: c.rules(), detect: d, clean: newMemo()}
 	for i, f := range d.formats {
 		if slices.Contains(c.DisabledFormats, f.rule.RuleID) {
 			m.rules.disabled[i] = true
@@ -109,7 +110,7 @@ func (m *Masker) scope(run v1alpha1.RunKey) *Scoped {
 	}
 	return &Scoped{
 		run: run, secretKey: derive(""), weakKey: derive("\x00weak"), otherKey: derive("\x00other"),
-		rules: m.rules, detect: m.detect, known: &m.known, recent: &m.recent,
+		rules: m.rules, detect: m.detect, known: &m.known, recent: &m.recent, clean: m.clean,
 	}
 }
 
@@ -129,6 +130,7 @@ type Scoped struct {
 	detect *detectors
 	known  *knownValues
 	recent *recentMarks
+	clean  *memo
 	// tried says that the answers are of dry runs.
 	tried bool
 	// opens is how much of helm's releases is unpacked in an answer, to be masked

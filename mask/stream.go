@@ -16,9 +16,8 @@ var errDepth = fmt.Errorf("it nests deeper than %d", maxDepth)
 // stream is what masks one answer. Streams are used again: their buffers are
 // what costs.
 type stream struct {
-	sc    scanner
-	w     walker
-	clean memo
+	sc scanner
+	w  walker
 }
 
 var streams = sync.Pool{New: func() any { return new(stream) }}
@@ -29,10 +28,9 @@ const maxKeptBytes = 1 << 20
 func (s *Scoped) stream(src io.Reader) *stream {
 	st := streams.Get().(*stream) //nolint:forcetypeassert // the pool holds nothing else
 	st.sc.reset(src)
-	st.clean.by(s.rules)
 	st.w.s, st.w.quoted, st.w.left, st.w.unpacked = s, 0, freeLooks, 0
 	st.w.host, st.w.stray.id, st.w.here, st.w.roots = nil, nil, nil, st.w.roots[:0]
-	st.w.owner, st.w.clean = owner{of: &st.w}, &st.clean
+	st.w.owner, st.w.clean = owner{of: &st.w}, s.clean
 	return st
 }
 

@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"math/bits"
 	"strings"
+	"sync/atomic"
 	"unicode/utf8"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -56,15 +57,15 @@ type walker struct {
 	clean      *memo
 }
 
-// memo remembers texts in which nothing was found: lists say the same again and
-// again. They are told by a hash that nobody can foresee.
+// memo remembers texts in which nothing was found by a masker's rules: lists and
+// watches say the same again and again. They are told by a hash that nobody can
+// foresee. It is safe for concurrent use.
 type memo struct {
-	of    *rules // by which they were looked at
 	seed  maphash.Seed
-	slots [memoSlots]uint64
+	slots [memoSlots]atomic.Uint64
 }
 
-const memoSlots = 1 << 11
+const memoSlots = 1 << 14
 
 // The conditions of a memo. Those of a free text also say where it stands, and
 // how many values had been learnt: what is added could be found there.
@@ -75,21 +76,16 @@ const (
 	saltRaw     = 1 << 40 // it is a text's JSON
 )
 
-// by forgets all that was found by other rules.
-func (m *memo) by(r *rules) {
-	if m.of != r {
-		m.of, m.seed = r, maphash.MakeSeed()
-	}
-}
+func newMemo() *memo { return &memo{seed: maphash.MakeSeed()} }
 
 // has reports whether nothing was found in text under the conditions that salt
 // stands for, and gives the hash by which add says so.
 func (m *memo) has(text []byte, salt uint64) (hash uint64, known bool) {
 	hash = maphash.Bytes(m.seed, text) ^ salt*0x9e3779b97f4a7c15
-	return hash, m.slots[hash%memoSlots] == hash
+	return hash, m.slots[hash%memoSlots].Load() == hash
 }
 
-func (m *memo) add(hash uint64) { m.slots[hash%memoSlots] = hash }
+func (m *memo) add(hash uint64) { m.slots[hash%memoSlots].Store(hash) }
 
 // seek has next begin at pos.
 func (w *walker) seek(pos int) {
