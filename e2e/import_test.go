@@ -1,0 +1,44 @@
+package e2e
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What the store has lost of a run, the API server's log brings back, and no more
+// than that, however often it is sent.
+func TestI6_TheAuditLogClosesTheGap(t *testing.T) {
+	a := newAgent(t)
+	ns := namespace(t)
+	must(t, a.proxied, "get", "pods", "-n", ns)
+	must(t, a.direct, "create", "configmap", "settings", "--from-literal=color=green", "-n", ns)
+	n, err := shared.WaitForEvents(t.Context(), a.run, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := shared.Query(t.Context(), "ALTER TABLE tipstaff.audit_events DELETE WHERE run = '"+a.run+"' SETTINGS mutations_sync = 2"); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := shared.StoredEvents(t.Context(), a.run); err != nil || len(left) > 0 {
+		t.Fatalf("%d events are left, %v", len(left), err)
+	}
+	send := []string{"ingest", "--audit-webhook-config-file=" + filepath.Join(shared.Dir, "audit-webhook.yaml"), shared.AuditLog}
+	for range 2 {
+		if r := tipstaff(t, shared.Admin, send...); r.Code != 0 || !strings.Contains(r.Stdout, "events sent") {
+			t.Fatalf("exit %d\n%s%s", r.Code, r.Stdout, r.Stderr)
+		}
+		back, err := shared.WaitForEvents(t.Context(), a.run, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back != n {
+			t.Errorf("%d events came back of %d", back, n)
+		}
+	}
+	r := tipstaff(t, shared.Admin, "ingest", "--audit-webhook-config-file="+filepath.Join(shared.Dir, "token-webhook.yaml"), shared.AuditLog)
+	if r.Code != 1 || !strings.Contains(r.Stderr, "its server must be tipstaff's receiver") {
+		t.Errorf("another webhook's file: exit %d, %s", r.Code, r.Stderr)
+	}
+}
