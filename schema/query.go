@@ -12,9 +12,17 @@ import (
 // maxErrorBytes bounds what is read of a refusal.
 const maxErrorBytes = 4 << 10
 
+// escaped writes a value as ClickHouse reads it: with TSV's escapes.
+var escaped = strings.NewReplacer("\\", "\\\\", "\t", "\\t", "\n", "\\n", "\r", "\\r", "\x00", "\\0")
+
 // Query sends sql to ClickHouse's HTTP interface and copies the answer to w, in
 // format unless the SQL itself names one; an empty format means PrettyCompact.
 func Query(ctx context.Context, c ClickHouse, sql, format string, w io.Writer) error {
+	return query(ctx, c, sql, format, nil, w)
+}
+
+// query is Query with values for {name:Type} in sql.
+func query(ctx context.Context, c ClickHouse, sql, format string, values map[string]string, w io.Writer) error {
 	u, err := c.parse()
 	if err != nil {
 		return err
@@ -35,6 +43,9 @@ func Query(ctx context.Context, c ClickHouse, sql, format string, w io.Writer) e
 	}
 	// An answer that fails halfway must not end like a whole one.
 	params := url.Values{"default_format": {format}, "wait_end_of_query": {"1"}}
+	for name, v := range values {
+		params.Set("param_"+name, escaped.Replace(v))
+	}
 	target := url.URL{Scheme: u.Scheme, Host: addr, Path: "/", RawQuery: params.Encode()}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, target.String(), strings.NewReader(sql))
 	if err != nil {

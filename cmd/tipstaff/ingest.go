@@ -103,7 +103,7 @@ func (o *options) importLogs(cmd *cobra.Command, to *ingest.Importer, files []st
 			return err
 		}
 	}
-	return errors.Join(failed...)
+	return failures(failed).orNil()
 }
 
 func (l *importedLog) print(w io.Writer) error {
