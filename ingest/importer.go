@@ -153,7 +153,7 @@ func readLine(in *bufio.Reader) (line []byte, err error) {
 		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
-		if long && (err == nil || err == io.EOF) { //nolint:errorlint // bufio passes it on as it is
+		if long && (err == nil || errors.Is(err, io.EOF)) {
 			return nil, errLong // at the end the next call says that
 		}
 		return line, err

@@ -2,6 +2,7 @@ package proxy
 
 import (
 	"bytes"
+	"errors"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -42,8 +43,12 @@ func TestReadAheadGivesWhatComes(t *testing.T) {
 				n, err = c.Read(p)
 				got = append(got, p[:n]...)
 			}
-			if name == "broken off" && err != io.ErrUnexpectedEOF || name != "broken off" && err != io.EOF {
-				t.Errorf("ended with %v", err)
+			end := io.EOF
+			if name == "broken off" {
+				end = io.ErrUnexpectedEOF
+			}
+			if !errors.Is(err, end) {
+				t.Errorf("ended with %v, want %v", err, end)
 			}
 			if !bytes.Equal(got, want) {
 				t.Errorf("%d bytes came otherwise than the %d sent", len(got), len(want))
