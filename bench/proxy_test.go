@@ -308,7 +308,7 @@ func proxyScenario(out string) (err error) {
 	}
 	text := report("Reads through the proxy", fmt.Sprintf("%d cores for clients and servers together, %s. %d interleaved rounds; TLS 1.3 on both sides, kept-alive HTTP/1.1 from the clients, servers in processes of their own, the token verified and its revocation asked at each request. "+
 		"Worst: every object has something to mask; typical: one pod in fifty, and nothing in the small one, a Service. kube-rbac-proxy is v0.18.0 with the same tokens and a static permission; kube-oidc-proxy is (b) of the same round times its ratio to it, measured once elsewhere. Neither masks anything. "+
-		"Lists and watches are a real API server's, HTTP/2 between it and tipstaff. The server in each process is this bench's binary with the product's own proxy and HTTPS server.",
+		"Lists and watches are a real API server's; between it and tipstaff answers come over HTTP/1.1, compressed where it does that, and watches over HTTP/2. The server in each process is this bench's binary with the product's own proxy and HTTPS server.",
 		runtime.NumCPU(), runtime.Version(), *scenarioRounds), b.r, proxyTables(), goals, "")
 	j, err := json.MarshalIndent(map[string]any{"rows": b.r.Rows, "goals": goals}, "", " ")
 	if err != nil {

@@ -41,4 +41,11 @@ func TestI6_TheAuditLogClosesTheGap(t *testing.T) {
 	if r.Code != 1 || !strings.Contains(r.Stderr, "its server must be tipstaff's receiver") {
 		t.Errorf("another webhook's file: exit %d, %s", r.Code, r.Stderr)
 	}
+	quarantine := []string{"quarantine", "--audit-webhook-config-file=" + filepath.Join(shared.Dir, "audit-webhook.yaml")}
+	if r := tipstaff(t, shared.Admin, quarantine...); !r.OK() || !strings.Contains(r.Stdout, "nothing is in quarantine") {
+		t.Errorf("exit %d: %s", r.Code, r.Output())
+	}
+	if r := tipstaff(t, shared.Admin, append(quarantine, "replay", "7")...); r.Code != 1 || !strings.Contains(r.Stderr, "7: the receiver refuses: 404 there is no such entry") {
+		t.Errorf("exit %d: %s", r.Code, r.Output())
+	}
 }

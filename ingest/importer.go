@@ -32,8 +32,12 @@ const (
 	sendTimeout = time.Minute
 )
 
-// sendAgain is how long a receiver that can't store is waited for: ten minutes.
-var sendAgain = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 26, Cap: 30 * time.Second}
+// sendAgain is when it is tried again with a receiver that can't store, at last
+// every 30 s.
+var sendAgain = wait.Backoff{Duration: 500 * time.Millisecond, Factor: 2, Jitter: 0.2, Steps: 10, Cap: 30 * time.Second}
+
+// sendWithin is how long such a receiver is waited for.
+const sendWithin = 10 * time.Minute
 
 // Importer sends the events of API servers' audit logs to a receiver, as an API
 // server sends them. What is there already, it adds nothing to.
@@ -42,6 +46,8 @@ type Importer struct {
 	URL string
 	// Client presents the certificate that the receiver asks for.
 	Client *http.Client
+
+	again wait.Backoff // another in tests
 }
 
 // Imported is what was done of a log.
@@ -207,7 +213,13 @@ func (r *importing) send(ctx context.Context, events []numbered) error {
 // never will be.
 func (im *Importer) post(ctx context.Context, body []byte) (code int, why string, err error) {
 	var last error
-	err = wait.ExponentialBackoffWithContext(ctx, sendAgain, func(ctx context.Context) (bool, error) {
+	waiting, cancel := context.WithTimeout(ctx, sendWithin)
+	defer cancel()
+	again := im.again
+	if again.Duration == 0 {
+		again = sendAgain
+	}
+	err = again.DelayFunc().Until(waiting, true, true, func(ctx context.Context) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, sendTimeout)
 		defer cancel()
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, im.URL, bytes.NewReader(body))

@@ -13,8 +13,10 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"k8s.io/apimachinery/pkg/util/wait"
 )
 
 // asLog writes a batch as the API server's log has it, an event a line.
@@ -144,13 +146,14 @@ func TestImportTriesAgain(t *testing.T) {
 	t.Parallel()
 	in, _, _ := start(t, t.TempDir(), away{})
 	var calls atomic.Int64
+	const away = 12 // more than it takes to wait for the longest time
 	im := importer(t, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
 		if err != nil {
 			t.Error(err)
 		}
 		switch {
-		case calls.Add(1) == 1:
+		case calls.Add(1) <= away:
 			w.WriteHeader(http.StatusServiceUnavailable)
 		case bytes.Contains(body, []byte("unbearable")):
 			http.Error(w, "too much", http.StatusRequestEntityTooLarge)
@@ -158,6 +161,7 @@ func TestImportTriesAgain(t *testing.T) {
 			in.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/audit/demo", bytes.NewReader(body)))
 		}
 	}))
+	im.again = wait.Backoff{Duration: time.Millisecond, Factor: 2, Steps: 10, Cap: 4 * time.Millisecond}
 	log := asLog(t, read(t, "recorded.json"))
 	lines := bytes.Count(log, []byte("\n"))
 	bad := `{"kind":"Event","apiVersion":"audit.k8s.io/v1","auditID":"unbearable"}` + "\n"

@@ -302,7 +302,7 @@ func (w *writer) quarantine(ctx context.Context, msg jetstream.Msg, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	w.log.ErrorContext(ctx, "stored batch quarantined", "subject", msg.Subject(), "reason", why)
-	moved := nats.NewMsg(quarantineSubject + "stored")
+	moved := nats.NewMsg(storedSubject)
 	moved.Data = msg.Data()
 	for _, name := range []string{headerCluster, headerFormat, headerEvents, headerSource} {
 		moved.Header.Set(name, msg.Headers().Get(name))

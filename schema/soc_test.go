@@ -85,6 +85,10 @@ func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 		ev(run("deployer"), of("delete", "apps", "deployments", "shop", "web"), ago(20*time.Hour), verdict("held", "ap-1", 429)),
 		ev(human("alice"), of("patch", "tipstaff.dev", "approvals", "", "ap-1"), ago(20*time.Hour-90*time.Second), func(e *Event) { e.Subresource, e.URI = "status", "/apis/tipstaff.dev/v1alpha1/approvals/ap-1/status" }),
 		ev(run("deployer"), of("delete", "apps", "deployments", "shop", "web"), ago(20*time.Hour-2*time.Minute), verdict("approved", "ap-1", 200, "alice")),
+		// What tipstaff itself notes is nobody's decision; and one that nobody decided.
+		ev(human("tipstaff"), of("update", "tipstaff.dev", "approvals", "", "ap-1"), ago(20*time.Hour-time.Minute), func(e *Event) { e.Subresource = "status" }),
+		ev(human("tipstaff"), of("update", "tipstaff.dev", "approvals", "", "ap-2"), ago(19*time.Hour-time.Minute), func(e *Event) { e.Subresource = "status" }),
+		ev(run("washer"), of("delete", "", "pods", "shop", "x"), ago(19*time.Hour), verdict("held", "ap-2", 429)),
 		// Denied by a rule.
 		ev(run("deployer"), of("delete", "", "namespaces", "", "shop"), verdict("denied", "", 403)),
 		// One token, two addresses.
@@ -120,13 +124,13 @@ func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 		{"object-history", map[string]string{"resource": "deployments", "name": "web", "namespace": "shop"}, []string{"deployer\tdana@example.com\tmodel-x\tdelete\t\t429\theld", "\t200\tapproved\tap-1\t['alice']"}},
 		{"owner-activity", map[string]string{"owner": "dana@example.com", "since": "12h"}, []string{"washer", "rogue"}},
 		{"secret-reads", nil, []string{"reader\tagent:platform:coder\tdana@example.com\tshop\tlist\t2\t1\t1"}},
-		{"denied-and-held", nil, []string{"guard\tdenied\t1\t0\t1\t['delete namespaces/shop']", "guard\theld\t1\t1\t1\t['delete deployments/web']"}},
-		{"approvals", nil, []string{"ap-1\tdeployer\tdana@example.com\tdelete deployments/web\tguard"}},
-		{"first-time", map[string]string{"agent": "agent:platform:coder"}, []string{"list\t\tsecrets", "delete\t\tnamespaces", "create\t\tpods\texec", "delete\tapps\tdeployments", "create\tapps\tdeployments"}},
+		{"denied-and-held", nil, []string{"guard\theld\t2\t2\t2\t['delete deployments/web','delete pods/x']", "guard\tdenied\t1\t0\t1\t['delete namespaces/shop']"}},
+		{"approvals", nil, []string{"ap-1\tdeployer\tdana@example.com\tdelete deployments/web\tguard", "ap-2\twasher\tdana@example.com\tdelete pods/x\tguard"}},
+		{"first-time", map[string]string{"agent": "agent:platform:coder"}, []string{"list\t\tsecrets", "delete\t\tnamespaces", "create\t\tpods\texec", "delete\tapps\tdeployments", "delete\t\tpods", "create\tapps\tdeployments"}},
 		{"token-two-addresses", nil, []string{"JTI=stolen\trun-1\tagent:platform:coder\tdana@example.com\t['10.0.0.7','192.0.2.1']"}},
 		{"after-revocation", nil, []string{"rogue\tagent:platform:coder\tstop-1\talice"}},
 		{"laundering", nil, []string{"washer\tagent:platform:coder\tshop\trobot"}},
-		{"top-talkers", nil, []string{"agent:platform:coder\t6\t14\t2\t5\t4\t1"}},
+		{"top-talkers", nil, []string{"agent:platform:coder\t6\t15\t2\t6\t5\t2"}},
 		{"exec", nil, []string{"shell\tdana@example.com\tcreate\tpods\texec\tshop\tweb-1\t101"}},
 		{"suspicious", nil, []string{"['exec or attach']", "['bound to cluster-admin']", "['role with a wildcard','role with exec']", "['privileged pod','pod with a path of the host']"}},
 		{"suspicious", map[string]string{"agents": "1"}, []string{"['exec or attach']", "['privileged pod','pod with a path of the host']"}},
@@ -142,8 +146,8 @@ func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 			}
 		})
 	}
-	if rows := asked(t, cfg, "approvals", nil); len(rows) == 1 && !strings.Contains(rows[0], "\t90\t['alice']\tapproved") {
-		t.Errorf("the time to decide is wrong: %s", rows[0])
+	if rows := asked(t, cfg, "approvals", nil); len(rows) != 2 || !strings.Contains(rows[0], "\t90\t['alice']\tapproved") || !strings.Contains(rows[1], "\t\\N\t\\N\t[]\theld") {
+		t.Errorf("the times to decide are wrong: %s", rows)
 	}
 	all, err := Questions()
 	if err != nil {

@@ -40,9 +40,15 @@ compressed with gzip. Lines that are no event are named and left out.`,
 			return o.importLogs(cmd, to, args)
 		},
 	}
-	cmd.Flags().StringVar(&webhook, "audit-webhook-config-file", "", "the `file` that the API server has under this flag: where the receiver is, of which cluster, and the certificate to show it")
-	_ = cmd.MarkFlagRequired("audit-webhook-config-file") // there is such a flag
+	webhookFlag(cmd, &webhook)
 	return cmd
+}
+
+// webhookFlag says where the receiver is.
+func webhookFlag(cmd *cobra.Command, file *string) {
+	const name = "audit-webhook-config-file"
+	cmd.PersistentFlags().StringVar(file, name, "", "the `file` that the API server has under this flag: where the receiver is, of which cluster, and the certificate to show it")
+	_ = cmd.MarkPersistentFlagRequired(name) // there is such a flag
 }
 
 // receiver reads where to send to from what the API server reads.

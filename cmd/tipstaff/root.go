@@ -62,7 +62,7 @@ or what was to be checked couldn't be.`,
 		approvalsCommand(o), showCommand(o), approveCommand(o), denyCommand(o),
 		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
 		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
-		rulesCommand(o), conformanceCommand(o), ingestCommand(o),
+		rulesCommand(o), conformanceCommand(o), ingestCommand(o), quarantineCommand(o),
 	)
 	addCompletion(root)
 	return root

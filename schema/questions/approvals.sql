@@ -1,14 +1,19 @@
 -- Who let what through, and how long did it take them?
--- seconds is from the first time the request was held to the decision.
-SELECT r.cluster AS cluster, r.approval AS approval, any(r.run) AS run, any(r.owner) AS owner,
-    argMax(concat(r.verb, ' ', r.resource, if(r.name = '', '', '/'), r.name), r.received) AS what, any(r.rule) AS rule,
-    min(r.received) AS asked, min(d.received) AS decided, dateDiff('second', asked, decided) AS seconds,
-    groupUniqArray(d.user) AS deciders, argMax(r.verdict, r.received) AS ended
-FROM $requests(approval != '' AND run_key != '' AND verdict IN ('held', 'approved', 'denied'))$ AS r
-INNER JOIN $requests(api_group = 'tipstaff.dev' AND resource = 'approvals' AND subresource = 'status' AND code < 300
-    AND startsWith(uri, '/apis/') AND verb IN ('update', 'patch') AND NOT has(groups, 'system:serviceaccounts'))$ AS d
-    ON d.cluster = r.cluster AND d.name = r.approval
-WHERE has(r.approvers, d.user) OR r.verdict = 'held'
+-- seconds is from the first time the request was held to the last decision that it needed. A request that was never sent again after it was decided still shows as held.
+SELECT r.cluster AS cluster, r.approval AS approval, any(r.run) AS run, any(r.owner) AS owner, any(r.what) AS what, any(r.rule) AS rule,
+    any(r.asked) AS asked, if(countIf(has(r.who, d.user)) = 0, NULL, maxIf(d.received, has(r.who, d.user))) AS decided,
+    dateDiff('second', asked, decided) AS seconds, any(r.who) AS deciders, any(r.ended) AS ended, any(r.decision_reason) AS reason
+FROM (
+    SELECT cluster, approval, any(run) AS run, any(owner) AS owner, argMax(concat(verb, ' ', resource, if(name = '', '', '/'), name), received) AS what,
+        any(rule) AS rule, min(received) AS asked, argMax(verdict, received) AS ended, argMax(decision_reason, received) AS decision_reason,
+        arraySort(arrayDistinct(arrayFlatten(groupArray(approvers)))) AS who
+    FROM $requests(approval != '' AND run_key != '' AND verdict IN ('held', 'approved', 'denied'))$
+    GROUP BY cluster, approval
+) AS r
+LEFT JOIN (
+    SELECT cluster, name, user, received
+    FROM $requests(api_group = 'tipstaff.dev' AND resource = 'approvals' AND subresource = 'status' AND code < 300 AND verb IN ('update', 'patch'))$
+) AS d ON d.cluster = r.cluster AND d.name = r.approval
 GROUP BY r.cluster, r.approval
 ORDER BY asked, approval
 LIMIT {limit:UInt32}
