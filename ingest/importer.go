@@ -56,7 +56,8 @@ type Imported struct {
 	// quarantine.
 	Lines  int `json:"lines"`
 	Events int `json:"events"`
-	// Refused are the lines that couldn't be taken, Faults the first of them.
+	// Refused counts what couldn't be taken, lines and events in lines; Faults are
+	// the first of it.
 	Refused int         `json:"refused"`
 	Faults  []LineError `json:"faults,omitempty"`
 }
@@ -125,6 +126,9 @@ func (r *importing) read(ctx context.Context, in *bufio.Reader) error {
 				r.refuse(n, bad.Error())
 			}
 			for _, ev := range events {
+				if cap(line) > 2*len(ev) {
+					ev = bytes.Clone(ev) // the line has more than it
+				}
 				if size += len(ev) + 1; len(batch) == importEvents || size > importBytes {
 					flush()
 					size = len(ev) + 1

@@ -18,8 +18,11 @@ import (
 // read (any more).
 const storedSubject = quarantineSubject + "stored"
 
-// maxListed bounds one answer.
-const maxListed = 1000
+// maxListed and maxListedBytes bound one answer; an event more may go over.
+const (
+	maxListed      = 1000
+	maxListedBytes = 8 << 20
+)
 
 // QuarantineEntry is something that was received, but isn't in the audit trail.
 type QuarantineEntry struct {
@@ -40,32 +43,45 @@ type QuarantineEntry struct {
 	Event json.RawMessage `json:"event,omitempty"`
 }
 
-// listQuarantine answers GET /quarantine/<cluster> with a JSON list, the oldest
-// first, of what comes after ?after=SEQ.
+// QuarantinePage is a part of the list.
+type QuarantinePage struct {
+	Entries []QuarantineEntry `json:"entries"`
+	// Next is what to ask after next; 0 at the end.
+	Next uint64 `json:"next,omitempty"`
+}
+
+// listQuarantine answers GET /quarantine/<cluster> with a page of what comes after
+// ?after=SEQ, the oldest first.
 func (in *Ingest) listQuarantine(w http.ResponseWriter, r *http.Request) {
 	after, err := strconv.ParseUint(r.URL.Query().Get("after"), 10, 64)
 	if err != nil && r.URL.Query().Has("after") {
 		http.Error(w, "after must be a number", http.StatusBadRequest)
 		return
 	}
-	in.withQuarantine(w, r, func(ctx context.Context, s jetstream.Stream, cluster string) error {
-		entries := []QuarantineEntry{}
-		for seq := after + 1; len(entries) < maxListed; {
-			msg, err := s.GetMsg(ctx, seq, jetstream.WithGetMsgSubject(quarantineSubject+"*"))
+	page := QuarantinePage{Entries: []QuarantineEntry{}}
+	if !in.withQuarantine(w, r, func(ctx context.Context, _ *stream, q jetstream.Stream, cluster string) error {
+		for began, size := time.Now(), 0; len(page.Entries) < maxListed && size < maxListedBytes && time.Since(began) < publishTimeout/2; {
+			msg, err := q.GetMsg(ctx, after+1, jetstream.WithGetMsgSubject(quarantineSubject+"*"))
 			if errors.Is(err, jetstream.ErrMsgNotFound) {
-				break
+				page.Next = 0
+				return nil
 			}
 			if err != nil {
 				return err
 			}
+			after = msg.Sequence
+			page.Next = after
 			if e, ok := entryOf(msg, cluster); ok {
-				entries = append(entries, e)
+				page.Entries = append(page.Entries, e)
+				size += len(e.Event)
 			}
-			seq = msg.Sequence + 1
 		}
-		w.Header().Set("Content-Type", "application/json")
-		return json.NewEncoder(w).Encode(entries)
-	})
+		return nil
+	}) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(page) // a client that is gone needs no answer
 }
 
 // entryOf reads a message of the quarantine. False means that it is another
@@ -75,7 +91,7 @@ func entryOf(msg *jetstream.RawStreamMsg, cluster string) (QuarantineEntry, bool
 		return QuarantineEntry{}, false
 	}
 	e := QuarantineEntry{Seq: msg.Sequence, Time: msg.Time.UTC(), Reason: msg.Header.Get(headerReason)}
-	if msg.Subject == storedSubject {
+	if replayable(msg) {
 		e.Events, _ = strconv.Atoi(msg.Header.Get(headerEvents)) // a recording's piece has none
 		e.Events = max(e.Events, 1)
 		return e, true
@@ -87,6 +103,11 @@ func entryOf(msg *jetstream.RawStreamMsg, cluster string) (QuarantineEntry, bool
 	return e, true
 }
 
+// replayable reports whether a message is a batch, whatever a cluster is called.
+func replayable(msg *jetstream.RawStreamMsg) bool {
+	return msg.Subject == storedSubject && msg.Header.Get(headerFormat) != ""
+}
+
 // replayQuarantine answers POST /quarantine/<cluster>/<seq>: the message goes to
 // the writer again, and out of the quarantine. 409 says that it is an event that
 // can't be replayed: its texts were masked when it was put aside.
@@ -96,8 +117,8 @@ func (in *Ingest) replayQuarantine(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "seq must be a number", http.StatusBadRequest)
 		return
 	}
-	in.withQuarantine(w, r, func(ctx context.Context, s jetstream.Stream, cluster string) error {
-		msg, err := s.GetMsg(ctx, seq)
+	in.withQuarantine(w, r, func(ctx context.Context, s *stream, q jetstream.Stream, cluster string) error {
+		msg, err := q.GetMsg(ctx, seq)
 		if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && msg.Header.Get(headerCluster) != cluster {
 			http.Error(w, "there is no such entry of this cluster", http.StatusNotFound)
 			return nil
@@ -105,7 +126,7 @@ func (in *Ingest) replayQuarantine(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
-		if msg.Subject != storedSubject {
+		if !replayable(msg) {
 			http.Error(w, "its texts were masked when it was put aside, so it can't be replayed: send the API server's log again with tipstaff ingest", http.StatusConflict)
 			return nil
 		}
@@ -119,10 +140,10 @@ func (in *Ingest) replayQuarantine(w http.ResponseWriter, r *http.Request) {
 		}
 		// Stored first: asked for twice, or stopped between, it comes twice, and its
 		// rows replace themselves.
-		if err := in.stream.Load().publish(ctx, again, fmt.Sprintf("replay-%d-%d", seq, msg.Time.UnixNano())); err != nil {
+		if err := s.publish(ctx, again, fmt.Sprintf("replay-%d-%d", seq, msg.Time.UnixNano())); err != nil {
 			return err
 		}
-		if err := s.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+		if err := q.DeleteMsg(ctx, seq); err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
 			return err
 		}
 		in.log.InfoContext(ctx, "quarantined batch replayed", "cluster", cluster, "seq", seq)
@@ -130,11 +151,19 @@ func (in *Ingest) replayQuarantine(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
-func (in *Ingest) withQuarantine(w http.ResponseWriter, r *http.Request, do func(ctx context.Context, s jetstream.Stream, cluster string) error) {
+// withQuarantine does what is asked of the quarantine, and reports whether nothing
+// has been answered yet.
+func (in *Ingest) withQuarantine(w http.ResponseWriter, r *http.Request, do func(ctx context.Context, s *stream, q jetstream.Stream, cluster string) error) bool {
 	cluster := r.PathValue("cluster")
 	if !slices.Contains(in.cfg.Clusters, cluster) {
 		http.Error(w, "this cluster is not configured", http.StatusNotFound)
-		return
+		return false
+	}
+	select {
+	case in.slots <- struct{}{}:
+		defer func() { <-in.slots }()
+	case <-r.Context().Done():
+		return false
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 	defer cancel()
@@ -142,11 +171,12 @@ func (in *Ingest) withQuarantine(w http.ResponseWriter, r *http.Request, do func
 	if s := in.stream.Load(); s != nil {
 		var q jetstream.Stream
 		if q, err = s.js.Stream(ctx, quarantineName); err == nil {
-			err = do(ctx, q, cluster)
+			err = do(ctx, s, q, cluster)
 		}
 	}
 	if err != nil {
 		in.log.WarnContext(ctx, "the quarantine can't be read or replayed now", "cluster", cluster, "error", err)
 		http.Error(w, "this can't be done now", http.StatusServiceUnavailable)
 	}
+	return err == nil
 }

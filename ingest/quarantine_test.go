@@ -20,11 +20,11 @@ func ask(in *Ingest, method, path string) *httptest.ResponseRecorder {
 func listed(t *testing.T, in *Ingest, path string) []QuarantineEntry {
 	t.Helper()
 	w := ask(in, http.MethodGet, path)
-	var entries []QuarantineEntry
-	if err := json.Unmarshal(w.Body.Bytes(), &entries); w.Code != http.StatusOK || err != nil {
+	var page QuarantinePage
+	if err := json.Unmarshal(w.Body.Bytes(), &page); w.Code != http.StatusOK || err != nil || page.Next != 0 {
 		t.Fatalf("got %d %s, %v", w.Code, w.Body, err)
 	}
-	return entries
+	return page.Entries
 }
 
 // What was put aside is listed with why, of the asker's cluster only; a batch that

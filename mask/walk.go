@@ -1192,7 +1192,7 @@ func (w *walker) mayKey(raw []byte) bool {
 	if plain {
 		return false
 	}
-	if bytes.Contains(raw, anyEscape) || bytes.Contains(raw, slashEscape) || w.s.detect.mayFormat(raw) {
+	if bytes.Contains(raw, anyEscape) || bytes.Contains(raw, slashEscape) || bytes.Contains(raw, innerEscape) || w.s.detect.mayFormat(raw) {
 		return true
 	}
 	w.clean.add(hash)
@@ -1204,6 +1204,7 @@ var emptyList = []byte("[]")
 var (
 	anyEscape   = []byte(`\u`)
 	slashEscape = []byte(`\/`)
+	innerEscape = []byte(`\\`) // of a text within the key
 )
 
 // managed masks the values that names below managedFields hold: v:VALUE is an

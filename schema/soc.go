@@ -49,9 +49,19 @@ var common = []Param{
 	{Name: "limit", Kind: "number", Default: "1000", Help: "how many rows at the most"},
 }
 
+// tries stand in a question for how many requests there are, the tries of one that
+// waits in the proxy counted as one, and for what is the same in these.
+var tries = strings.NewReplacer(
+	"$tries$", "uniqExact("+trySQL+")",
+	"$try$", trySQL,
+)
+
+const trySQL = "(if(proxied, toDateTime64(0, 6, 'UTC'), received), if(proxied, substring(audit_id, 1, 36), audit_id))"
+
 // requests stands in a question for the requests for which a condition holds in
 // the time that is asked for: each once, at the last stage that was reported, and
-// as the API server tells it where the proxy tells of it, too.
+// as the API server tells it where the proxy tells of it, too. The condition is
+// asked of each stage: a code is one only from 100 on.
 var requests = regexp.MustCompile(`\$requests\(([^;]*?)\)\$`)
 
 const requestsSQL = `(
@@ -118,7 +128,7 @@ func parseQuestion(name, text string) (Question, error) {
 	}
 	q.Title, q.Note = title[0], strings.Join(title[1:], " ")
 	q.Params = append(q.Params, common...)
-	q.SQL = requests.ReplaceAllString(strings.TrimSpace(text), requestsSQL)
+	q.SQL = tries.Replace(requests.ReplaceAllString(strings.TrimSpace(text), requestsSQL))
 	return q, nil
 }
 

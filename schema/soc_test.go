@@ -95,12 +95,25 @@ func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 		ev(func(e *Event) { e.CredentialID, e.SourceIPs = "JTI=stolen", []string{"10.0.0.7"} }),
 		ev(func(e *Event) { e.CredentialID, e.SourceIPs = "JTI=stolen", []string{"192.0.2.1"} }),
 		// Revoked, and acting on.
-		ev(human("alice"), of("create", "tipstaff.dev", "revocations", "", "stop-1"), ago(10*time.Hour), with("", `{"spec":{"run":"rogue","reason":"x"}}`)),
+		ev(human("alice"), of("create", "tipstaff.dev", "revocations", "", "stop-1"), ago(10*time.Hour), func(e *Event) { e.Code = 201 }, with("", `{"spec":{"run":"rogue","reason":"x"}}`)),
 		ev(run("rogue"), ago(11*time.Hour)), ev(run("rogue"), ago(9*time.Hour)), ev(run("rogue"), ago(8*time.Hour), func(e *Event) { e.Code = 401 }),
+		// By somebody's name, until a while ago; tried only; and of an issuer that has nobody here.
+		ev(human("alice"), of("create", "tipstaff.dev", "revocations", "", "stop-2"), ago(5*time.Hour), func(e *Event) { e.Code = 201 }, with("", `{"spec":{"owner":"eve@example.com","reason":"x","until":"`+now.Add(-3*time.Hour).Format(time.RFC3339)+`"}}`)),
+		ev(human("alice"), of("create", "tipstaff.dev", "revocations", "", "tried"), ago(5*time.Hour), func(e *Event) { e.Code, e.DryRun = 201, true }, with("", `{"spec":{"owner":"eve@example.com","reason":"x"}}`)),
+		ev(human("alice"), of("create", "tipstaff.dev", "revocations", "", "nobody"), ago(40*time.Hour), func(e *Event) { e.Code = 201 }, with("", `{"spec":{"issuer":"elsewhere","reason":"x"}}`)),
+		ev(run("eves"), ago(4*time.Hour), func(e *Event) { e.Owner, e.User = "eve@example.com", "agent:platform:eve" }),
+		ev(run("eves"), ago(2*time.Hour), func(e *Event) { e.Owner, e.User = "eve@example.com", "agent:platform:eve" }),
 		// A pod for a service account, which then reads Secrets.
 		ev(run("washer"), of("create", "apps", "deployments", "shop", "tool"), ago(7*time.Hour), func(e *Event) { e.Code = 201 }, with("", `{"spec":{"template":{"spec":{"serviceAccountName":"robot","containers":[{"securityContext":{"privileged":true}}],"volumes":[{"hostPath":{"path":"/"}}]}}}}`)),
 		ev(human("system:serviceaccount:shop:robot"), of("get", "", "secrets", "shop", "keys"), ago(6*time.Hour)),
 		ev(human("system:serviceaccount:shop:robot"), of("get", "", "secrets", "shop", "keys"), ago(9*time.Hour)),
+		// A pod that was refused, of which two stages tell.
+		ev(run("washer"), of("create", "", "pods", "shop", "no"), ago(7*time.Hour), func(e *Event) { e.AuditID, e.Stage, e.Code = "refused", "RequestReceived", 0 }, with(`{"spec":{"serviceAccountName":"keeper","hostNetwork":true,"containers":[]}}`, "")),
+		ev(run("washer"), of("create", "", "pods", "shop", "no"), ago(7*time.Hour), func(e *Event) { e.AuditID, e.Code = "refused", 403 }),
+		ev(human("system:serviceaccount:shop:keeper"), of("get", "", "secrets", "shop", "keys"), ago(6*time.Hour)),
+		// One change that waits in the proxy: three tries.
+		ev(run("waiter"), of("delete", "", "pods", "shop", "y"), func(e *Event) { e.AuditID, e.Proxied = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6", true }, verdict("held", "ap-3", 429)),
+		ev(run("waiter"), of("delete", "", "pods", "shop", "y"), func(e *Event) { e.AuditID, e.Proxied = "f81d4fae-7dec-11d0-a765-00a0c91e6bf6-2", true }, verdict("held", "ap-3", 429)),
 		// A shell, and what the alerts are for.
 		ev(run("shell"), of("create", "", "pods", "shop", "web-1"), func(e *Event) { e.Subresource, e.Code = "exec", 101 }),
 		ev(human("mallory"), of("create", "rbac.authorization.k8s.io", "clusterrolebindings", "", "mine"), func(e *Event) { e.Code = 201 }, with(`{"roleRef":{"name":"cluster-admin"}}`, "")),
@@ -124,13 +137,13 @@ func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 		{"object-history", map[string]string{"resource": "deployments", "name": "web", "namespace": "shop"}, []string{"deployer\tdana@example.com\tmodel-x\tdelete\t\t429\theld", "\t200\tapproved\tap-1\t['alice']"}},
 		{"owner-activity", map[string]string{"owner": "dana@example.com", "since": "12h"}, []string{"washer", "rogue"}},
 		{"secret-reads", nil, []string{"reader\tagent:platform:coder\tdana@example.com\tshop\tlist\t2\t1\t1"}},
-		{"denied-and-held", nil, []string{"guard\theld\t2\t2\t2\t['delete deployments/web','delete pods/x']", "guard\tdenied\t1\t0\t1\t['delete namespaces/shop']"}},
-		{"approvals", nil, []string{"ap-1\tdeployer\tdana@example.com\tdelete deployments/web\tguard", "ap-2\twasher\tdana@example.com\tdelete pods/x\tguard"}},
-		{"first-time", map[string]string{"agent": "agent:platform:coder"}, []string{"list\t\tsecrets", "delete\t\tnamespaces", "create\t\tpods\texec", "delete\tapps\tdeployments", "delete\t\tpods", "create\tapps\tdeployments"}},
+		{"denied-and-held", nil, []string{"guard\theld\t3\t3\t3\t['delete deployments/web','delete pods/x','delete pods/y']", "guard\tdenied\t1\t0\t1\t['delete namespaces/shop']"}},
+		{"approvals", nil, []string{"ap-3\twaiter", "ap-1\tdeployer\tdana@example.com\tdelete deployments/web\tguard", "ap-2\twasher\tdana@example.com\tdelete pods/x\tguard"}},
+		{"first-time", map[string]string{"agent": "agent:platform:coder"}, []string{"list\t\tsecrets", "delete\t\tnamespaces", "delete\t\tpods", "create\t\tpods\texec", "delete\tapps\tdeployments", "create\tapps\tdeployments", "create\t\tpods"}},
 		{"token-two-addresses", nil, []string{"JTI=stolen\trun-1\tagent:platform:coder\tdana@example.com\t['10.0.0.7','192.0.2.1']"}},
-		{"after-revocation", nil, []string{"rogue\tagent:platform:coder\tstop-1\talice"}},
+		{"after-revocation", nil, []string{"eves\tagent:platform:eve\tstop-2\talice", "rogue\tagent:platform:coder\tstop-1\talice"}},
 		{"laundering", nil, []string{"washer\tagent:platform:coder\tshop\trobot"}},
-		{"top-talkers", nil, []string{"agent:platform:coder\t6\t15\t2\t6\t5\t2"}},
+		{"top-talkers", map[string]string{"limit": "1"}, []string{"agent:platform:coder\t7\t17\t2\t8\t7\t3"}},
 		{"exec", nil, []string{"shell\tdana@example.com\tcreate\tpods\texec\tshop\tweb-1\t101"}},
 		{"suspicious", nil, []string{"['exec or attach']", "['bound to cluster-admin']", "['role with a wildcard','role with exec']", "['privileged pod','pod with a path of the host']"}},
 		{"suspicious", map[string]string{"agents": "1"}, []string{"['exec or attach']", "['privileged pod','pod with a path of the host']"}},
@@ -146,7 +159,7 @@ func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 			}
 		})
 	}
-	if rows := asked(t, cfg, "approvals", nil); len(rows) != 2 || !strings.Contains(rows[0], "\t90\t['alice']\tapproved") || !strings.Contains(rows[1], "\t\\N\t\\N\t[]\theld") {
+	if rows := asked(t, cfg, "approvals", nil); len(rows) != 3 || !strings.Contains(rows[1], "\t90\t['alice']\tapproved") || !strings.Contains(rows[2], "\t\\N\t\\N\t[]\theld") {
 		t.Errorf("the times to decide are wrong: %s", rows)
 	}
 	all, err := Questions()

@@ -92,7 +92,7 @@ func (o *options) importLogs(cmd *cobra.Command, to *ingest.Importer, files []st
 			failed = append(failed, fmt.Errorf("%s: %w", file, err))
 		}
 		if done.Refused > 0 {
-			failed = append(failed, fmt.Errorf("%s: %d of %d lines could not be taken", file, done.Refused, done.Lines))
+			failed = append(failed, fmt.Errorf("%s: %d events could not be taken", file, done.Refused))
 		}
 		all = append(all, one)
 		if !o.forScripts() {
@@ -119,7 +119,7 @@ func (l *importedLog) print(w io.Writer) error {
 		}
 	}
 	if more := l.Refused - len(l.Faults); more > 0 {
-		if _, err := fmt.Fprintf(w, "%s: and %d lines more\n", l.File, more); err != nil {
+		if _, err := fmt.Fprintf(w, "%s: and %d more\n", l.File, more); err != nil {
 			return err
 		}
 	}

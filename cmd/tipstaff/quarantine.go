@@ -14,8 +14,8 @@ import (
 	"github.com/tipstaff-dev/tipstaff/ingest"
 )
 
-// maxQuarantineBytes bounds an answer: a thousand events with their bodies.
-const maxQuarantineBytes = 512 << 20
+// maxQuarantineBytes bounds a page.
+const maxQuarantineBytes = 128 << 20
 
 func quarantineCommand(o *options) *cobra.Command {
 	var webhook string
@@ -92,14 +92,14 @@ func quarantined(cmd *cobra.Command, to *ingest.Importer) ([]ingest.QuarantineEn
 		if err != nil {
 			return nil, err
 		}
-		var page []ingest.QuarantineEntry
+		var page ingest.QuarantinePage
 		if err := json.Unmarshal(body, &page); err != nil {
 			return nil, fmt.Errorf("the receiver's answer can't be read: %w", err)
 		}
-		if len(page) == 0 {
+		all, after = append(all, page.Entries...), page.Next
+		if after == 0 {
 			return all, nil
 		}
-		all, after = append(all, page...), page[len(page)-1].Seq
 	}
 }
 

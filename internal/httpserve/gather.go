@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"time"
 )
 
 // gatherBytes is how much of an answer waits at most to be sent by one system call.
@@ -19,6 +20,9 @@ type gathering struct {
 	mu   sync.Mutex
 	hold bool
 	held []byte
+	err  error // of what was held; nothing more goes out then
+
+	gone func() // called when it is closed
 }
 
 var gatherPool = sync.Pool{New: func() any { return new([gatherBytes]byte) }}
@@ -28,6 +32,9 @@ var gatherPool = sync.Pool{New: func() any { return new([gatherBytes]byte) }}
 func (c *gathering) Write(b []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.err != nil {
+		return 0, c.err
+	}
 	if !c.hold {
 		return c.Conn.Write(b)
 	}
@@ -50,10 +57,16 @@ func (c *gathering) send() error {
 	if c.held == nil {
 		return nil
 	}
-	_, err := c.Conn.Write(c.held)
+	_, c.err = c.Conn.Write(c.held)
 	gatherPool.Put((*[gatherBytes]byte)(c.held[:gatherBytes]))
 	c.held = nil
-	return err
+	return c.err
+}
+
+// Close closes the connection.
+func (c *gathering) Close() error {
+	c.gone()
+	return c.Conn.Close()
 }
 
 func (c *gathering) flush() error {
@@ -62,15 +75,31 @@ func (c *gathering) flush() error {
 	return c.send()
 }
 
-type gatheringListener struct{ net.Listener }
+// gatheringListener gives connections that can gather, and knows those that are open.
+type gatheringListener struct {
+	net.Listener
+	open sync.Map // of *gathering
+}
 
-// Accept gives connections that can gather.
-func (l gatheringListener) Accept() (net.Conn, error) {
+// Accept waits for the next connection.
+func (l *gatheringListener) Accept() (net.Conn, error) {
 	c, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	return &gathering{Conn: c}, nil
+	g := &gathering{Conn: c}
+	g.gone = func() { l.open.Delete(g) }
+	l.open.Store(g, nil)
+	return g, nil
+}
+
+// unblock ends the writes that wait for clients who don't read. TLS would have each
+// wait five seconds more before it closes the connection.
+func (l *gatheringListener) unblock() {
+	l.open.Range(func(g, _ any) bool {
+		_ = g.(*gathering).SetWriteDeadline(time.Now()) //nolint:forcetypeassert // nothing else is in it
+		return true
+	})
 }
 
 type gatheringKey struct{}

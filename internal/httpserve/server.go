@@ -82,7 +82,8 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		ConnContext: withGathering,
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.ServeTLS(gatheringListener{l}, "", "") }()
+	conns := &gatheringListener{Listener: l}
+	go func() { served <- srv.ServeTLS(conns, "", "") }()
 	s.Log.InfoContext(ctx, "serving", "server", s.Name, "address", l.Addr().String())
 	select {
 	case err := <-served:
@@ -93,6 +94,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	defer cancel()
 	if err := srv.Shutdown(drain); err != nil {
 		// Watches and holds that outlast the drain are cut; their clients retry.
+		conns.unblock()
 		_ = srv.Close()
 	}
 	if err := <-served; !errors.Is(err, http.ErrServerClosed) {

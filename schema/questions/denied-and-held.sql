@@ -1,5 +1,5 @@
 -- What was denied or held, by which rule?
-SELECT rule, verdict, count() AS requests, uniqExactIf(approval, approval != '') AS approvals, uniqExact(run_key) AS runs,
+SELECT rule, verdict, $tries$ AS requests, uniqExactIf(approval, approval != '') AS approvals, uniqExact(run_key) AS runs,
     arraySort(groupUniqArray(5)(concat(verb, ' ', resource, if(name = '', '', '/'), name))) AS examples, max(received) AS last
 FROM $requests(verdict IN ('held', 'denied'))$
 GROUP BY rule, verdict
