@@ -66,7 +66,7 @@ func unwrap(text []byte, depth int) ([]jsontext.Value, error) {
 			return nil, nil // the log of something else
 		}
 	}
-	if !jsontext.Value(text).IsValid(splitOptions...) {
+	if len(text) == 0 {
 		return nil, errNotJSON
 	}
 	if text[0] == '[' {
@@ -76,12 +76,11 @@ func unwrap(text []byte, depth int) ([]jsontext.Value, error) {
 		}
 		return unwrapAll(list, depth)
 	}
-	if text[0] != '{' {
-		return nil, errNoEvents
-	}
 	var e entry
-	if err := json.Unmarshal(text, &e, splitOptions...); err != nil {
+	if err := json.Unmarshal(text, &e, splitOptions...); errors.As(err, new(*json.SemanticError)) {
 		return nil, errNoEvents
+	} else if err != nil {
+		return nil, errNotJSON
 	}
 	switch {
 	case e.Kind == "Event" && strings.HasPrefix(e.APIVersion, "audit.k8s.io/"), e.Kind == "" && e.AuditID != "":

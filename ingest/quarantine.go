@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"strconv"
 	"time"
 
@@ -130,14 +129,11 @@ func (in *Ingest) replayQuarantine(w http.ResponseWriter, r *http.Request) {
 			http.Error(w, "its texts were masked when it was put aside, so it can't be replayed: send the API server's log again with tipstaff ingest", http.StatusConflict)
 			return nil
 		}
-		again := nats.NewMsg(subjectPrefix + cluster)
+		subject := subjectPrefix
 		if msg.Header.Get(headerFormat) == formatSession {
-			again.Subject = sessionSubject + cluster
+			subject = sessionSubject
 		}
-		again.Data = msg.Data
-		for _, name := range []string{headerCluster, headerFormat, headerEvents, headerSource} {
-			again.Header.Set(name, msg.Header.Get(name))
-		}
+		again := copyTo(subject+cluster, msg.Header, msg.Data)
 		// Stored first: asked for twice, or stopped between, it comes twice, and its
 		// rows replace themselves.
 		if err := s.publish(ctx, again, fmt.Sprintf("replay-%d-%d", seq, msg.Time.UnixNano())); err != nil {
@@ -151,20 +147,24 @@ func (in *Ingest) replayQuarantine(w http.ResponseWriter, r *http.Request) {
 	})
 }
 
+// copyTo is the message that puts a batch elsewhere.
+func copyTo(subject string, header nats.Header, data []byte) *nats.Msg {
+	msg := nats.NewMsg(subject)
+	msg.Data = data
+	for _, name := range []string{headerCluster, headerFormat, headerEvents, headerSource} {
+		msg.Header.Set(name, header.Get(name))
+	}
+	return msg
+}
+
 // withQuarantine does what is asked of the quarantine, and reports whether nothing
 // has been answered yet.
 func (in *Ingest) withQuarantine(w http.ResponseWriter, r *http.Request, do func(ctx context.Context, s *stream, q jetstream.Stream, cluster string) error) bool {
-	cluster := r.PathValue("cluster")
-	if !slices.Contains(in.cfg.Clusters, cluster) {
-		http.Error(w, "this cluster is not configured", http.StatusNotFound)
+	cluster, leave := in.enter(w, r)
+	if leave == nil {
 		return false
 	}
-	select {
-	case in.slots <- struct{}{}:
-		defer func() { <-in.slots }()
-	case <-r.Context().Done():
-		return false
-	}
+	defer leave()
 	ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 	defer cancel()
 	err := errNotReady

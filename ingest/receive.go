@@ -52,18 +52,30 @@ type refused struct{ error }
 // Is says so to whoever calls us in the same process.
 func (refused) Is(target error) bool { return target == recording.ErrRefused }
 
-func (in *Ingest) receive(w http.ResponseWriter, r *http.Request, take func(ctx context.Context, cluster string, body []byte) error) {
-	ctx, cluster := r.Context(), r.PathValue("cluster")
+// enter gives the cluster that a request is about, when there is room for it; leave
+// makes room for the next one. leave is nil where the request has been answered, or
+// its client is gone.
+func (in *Ingest) enter(w http.ResponseWriter, r *http.Request) (cluster string, leave func()) {
+	cluster = r.PathValue("cluster")
 	if !slices.Contains(in.cfg.Clusters, cluster) {
 		http.Error(w, "this cluster is not configured", http.StatusNotFound)
-		return
+		return "", nil
 	}
 	select {
 	case in.slots <- struct{}{}:
-		defer func() { <-in.slots }()
-	case <-ctx.Done():
+		return cluster, func() { <-in.slots }
+	case <-r.Context().Done():
+		return "", nil
+	}
+}
+
+func (in *Ingest) receive(w http.ResponseWriter, r *http.Request, take func(ctx context.Context, cluster string, body []byte) error) {
+	cluster, leave := in.enter(w, r)
+	if leave == nil {
 		return
 	}
+	defer leave()
+	ctx := r.Context()
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
 	if err != nil {
 		code := http.StatusBadRequest

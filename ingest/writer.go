@@ -302,11 +302,7 @@ func (w *writer) quarantine(ctx context.Context, msg jetstream.Msg, why error) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), publishTimeout)
 	defer cancel()
 	w.log.ErrorContext(ctx, "stored batch quarantined", "subject", msg.Subject(), "reason", why)
-	moved := nats.NewMsg(storedSubject)
-	moved.Data = msg.Data()
-	for _, name := range []string{headerCluster, headerFormat, headerEvents, headerSource} {
-		moved.Header.Set(name, msg.Headers().Get(name))
-	}
+	moved := copyTo(storedSubject, msg.Headers(), msg.Data())
 	moved.Header.Set(headerReason, firstLine(why.Error()))
 	if err := w.stream.publish(ctx, moved, msg.Headers().Get(nats.MsgIdHdr)+"-stored"); err != nil {
 		w.log.ErrorContext(ctx, "stored batch not quarantined, it will come again", "error", err)

@@ -894,10 +894,8 @@ func (w *walker) free(pos int, where place) error {
 			return err
 		}
 	}
-	if out, changed := w.s.freeText(text, where, &w.left, &w.spans, &w.owner); changed {
+	if out, changed := w.look(text, where, hash); changed {
 		w.replaceText(pos, q+1, out)
-	} else {
-		w.clean.add(hash)
 	}
 	return nil
 }
@@ -912,6 +910,11 @@ func (w *walker) freeText(text []byte, where place) (out []byte, changed bool) {
 	if plain {
 		return nil, false
 	}
+	return w.look(text, where, hash)
+}
+
+// look masks what is secret in a text, and remembers by hash where nothing is.
+func (w *walker) look(text []byte, where place, hash uint64) (out []byte, changed bool) {
 	if out, changed = w.s.freeText(text, where, &w.left, &w.spans, &w.owner); !changed {
 		w.clean.add(hash)
 	}

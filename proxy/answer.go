@@ -44,10 +44,14 @@ func (p *Proxy) maskAnswer(resp *http.Response, scoped *mask.Scoped, info *reque
 		p.maskText(resp, scoped)
 		return nil
 	}
-	if err == nil && mt == "application/json" && resp.Header.Get("Content-Encoding") == "gzip" {
-		unzip(resp)
+	if err != nil || mt != "application/json" {
+		return p.replaceAnswer(resp)
 	}
-	if enc := resp.Header.Get("Content-Encoding"); err != nil || mt != "application/json" || enc != "" && enc != "identity" {
+	switch resp.Header.Get("Content-Encoding") {
+	case "", "identity":
+	case "gzip":
+		unzip(resp)
+	default:
 		return p.replaceAnswer(resp)
 	}
 	if n := resp.ContentLength; n >= 0 && n <= smallBytes && info.Verb != "watch" {

@@ -9,11 +9,8 @@ import (
 
 func TestChanges(t *testing.T) {
 	t.Parallel()
-	_, conn := engine(t)
+	_, conn := migrated(t)
 	ctx := t.Context()
-	if err := Migrate(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
 	at := func(d time.Duration) func(*Event) {
 		return func(e *Event) { e.Received = t0.Add(d) }
 	}

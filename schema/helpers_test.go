@@ -65,3 +65,13 @@ func engine(t *testing.T) (ClickHouse, driver.Conn) {
 	t.Cleanup(func() { _ = conn.Close() })
 	return cfg, conn
 }
+
+// migrated is engine with the schema made.
+func migrated(t *testing.T) (ClickHouse, driver.Conn) {
+	t.Helper()
+	cfg, conn := engine(t)
+	if err := Migrate(t.Context(), conn); err != nil {
+		t.Fatal(err)
+	}
+	return cfg, conn
+}

@@ -73,6 +73,9 @@ const requestsSQL = `(
     LIMIT 1 BY cluster, issuer, if(proxied, toDateTime64(0, 6, 'UTC'), received), audit_id
 )`
 
+// Own are the params that other questions don't have.
+func (q *Question) Own() []Param { return q.Params[:len(q.Params)-len(common)] }
+
 // Questions are all of them, by name.
 func Questions() ([]Question, error) { return readQuestions(questionFiles) }
 
@@ -132,6 +135,9 @@ func parseQuestion(name, text string) (Question, error) {
 	return q, nil
 }
 
+// maxYear is the last that the store can hold whole.
+const maxYear = 2260
+
 // values gives each param as ClickHouse takes it. told are those that were told.
 func (q *Question) values(told map[string]string, now time.Time) (map[string]string, error) {
 	values := map[string]string{}
@@ -149,8 +155,8 @@ func (q *Question) values(told map[string]string, now time.Time) (map[string]str
 				return nil, fmt.Errorf("--param %s=%s: it must be a whole number", p.Name, v)
 			}
 		case "time":
-			t, err := parseTime(v, now)
-			if err != nil {
+			t, err := PastTime(v, now)
+			if err != nil || t.Before(time.Unix(0, 0)) || t.Year() > maxYear {
 				return nil, fmt.Errorf("--param %s=%s: it must be a time such as 2026-11-30T12:00:00Z, or how long ago, such as 90m, 24h or 7d", p.Name, v)
 			}
 			v = t.UTC().Format("2006-01-02 15:04:05.000000")
@@ -165,26 +171,28 @@ func (q *Question) values(told map[string]string, now time.Time) (map[string]str
 	return values, nil
 }
 
-// parseTime reads a time, or how long before now it is. What the store can't hold
-// is none.
-func parseTime(v string, now time.Time) (time.Time, error) {
-	t, err := time.Parse(time.RFC3339, v)
-	if err != nil {
-		days, isDays := strings.CutSuffix(v, "d")
-		var ago time.Duration
-		if isDays {
-			var n uint64
-			n, err = strconv.ParseUint(days, 10, 16)
-			ago = time.Duration(n) * 24 * time.Hour
-		} else {
-			ago, err = time.ParseDuration(v)
+// PastTime reads a time as RFC 3339 writes it, or how long before now it is: 7d, 12h.
+func PastTime(s string, now time.Time) (time.Time, error) {
+	if at, err := time.Parse(time.RFC3339, s); err == nil {
+		return at, nil
+	}
+	var d time.Duration
+	if days, ok := strings.CutSuffix(s, "d"); ok {
+		n, err := strconv.ParseUint(days, 10, 16)
+		if err != nil {
+			return time.Time{}, fmt.Errorf("%q: want such as 7d, 12h or 2006-01-02T15:04:05Z", s)
 		}
-		t = now.Add(-ago)
+		d = time.Duration(n) * 24 * time.Hour
+	} else {
+		var err error
+		if d, err = time.ParseDuration(s); err != nil {
+			return time.Time{}, fmt.Errorf("%q: want such as 7d, 12h or 2006-01-02T15:04:05Z", s)
+		}
 	}
-	if err == nil && (t.Before(time.Unix(0, 0)) || t.Year() > 2260) {
-		err = fmt.Errorf("out of range")
+	if d < 0 {
+		return time.Time{}, fmt.Errorf("%q: must not be in the future", s)
 	}
-	return t, err
+	return now.Add(-d), nil
 }
 
 // Ask asks a question and copies the answer to w in a format of ClickHouse's.

@@ -37,11 +37,8 @@ func asked(t *testing.T, cfg ClickHouse, name string, told map[string]string) []
 // much happened that is none of it.
 func TestQuestionsFindWhatTheyAskAbout(t *testing.T) {
 	t.Parallel()
-	cfg, conn := engine(t)
+	cfg, conn := migrated(t)
 	ctx := t.Context()
-	if err := Migrate(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	n := 0
 	ev := func(change ...func(*Event)) Event {
@@ -214,6 +211,20 @@ func TestQuestionsSayWhatTheyNeed(t *testing.T) {
 	for _, text := range []string{"SELECT 1", "-- what\n-- @x\nSELECT 1", "-- what\n-- @x date: help\nSELECT 1"} {
 		if _, err := parseQuestion("x", text); err == nil {
 			t.Errorf("%q is taken for a question", text)
+		}
+	}
+}
+
+func TestPastTime(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
+	for s, want := range map[string]string{
+		"7d": "2026-11-16T12:00:00Z", "90m": "2026-11-23T10:30:00Z", "2026-01-02T03:04:05Z": "2026-01-02T03:04:05Z",
+		"": "", "d": "", "-1h": "", "-1d": "", "1.5d": "", "yesterday": "",
+	} {
+		at, err := PastTime(s, now)
+		if got := at.Format(time.RFC3339); err == nil && got != want || err != nil && want != "" {
+			t.Errorf("%q: got %s, %v; want %q", s, got, err, want)
 		}
 	}
 }

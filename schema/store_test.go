@@ -89,11 +89,8 @@ func TestStatementsAreCutAtSemicolonsThatEndALine(t *testing.T) {
 
 func TestI6_AnEventWrittenTwiceIsThereOnceAndWhole(t *testing.T) {
 	t.Parallel()
-	_, conn := engine(t)
+	_, conn := migrated(t)
 	ctx := t.Context()
-	if err := Migrate(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
 	whole := sample("a", func(e *Event) {
 		e.Impersonator, e.Proxied, e.Subresource, e.DryRun, e.Reason, e.Message = "tipstaff", true, "scale", true, "OK", "it's\n\"quoted\"\t\\"
 		e.Verdict, e.Rule, e.Approval, e.Approvers, e.DecisionReason = "approved", "r", "ap-1", []string{"alice", "bob"}, "fine"
@@ -159,11 +156,8 @@ func TestI6_AnEventWrittenTwiceIsThereOnceAndWhole(t *testing.T) {
 // the API server tells more.
 func TestARequestThatTwoTellOfIsOne(t *testing.T) {
 	t.Parallel()
-	_, conn := engine(t)
+	_, conn := migrated(t)
 	ctx := t.Context()
-	if err := Migrate(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
 	created := func(e *Event) { e.Verb = "create" }
 	byProxy := func(e *Event) {
 		e.Verb, e.Proxied, e.Source = "create", true, SourceProxy
@@ -199,11 +193,8 @@ func TestARequestThatTwoTellOfIsOne(t *testing.T) {
 
 func TestSessionsAreThereOnceAndInOrder(t *testing.T) {
 	t.Parallel()
-	_, conn := engine(t)
+	_, conn := migrated(t)
 	ctx := t.Context()
-	if err := Migrate(ctx, conn); err != nil {
-		t.Fatal(err)
-	}
 	begun := &recording.Session{
 		ID: "s-1", Started: t0, Verb: "exec", Namespace: "shop", Pod: "web-0", Command: []string{"sh", "-c", "it's"}, TTY: true,
 		Agent: v1alpha1.Agent{User: "agent:platform:bot", Issuer: "platform", Run: "run-1", Owner: "ann"},

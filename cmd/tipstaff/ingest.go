@@ -83,9 +83,9 @@ type importedLog struct {
 // the end, all of it.
 func (o *options) importLogs(cmd *cobra.Command, to *ingest.Importer, files []string) error {
 	var all []importedLog
-	var failed []error
+	var failed failures
 	for _, file := range files {
-		done, err := o.importLog(cmd.Context(), to, file, cmd)
+		done, err := o.importLog(cmd, to, file)
 		one := importedLog{File: file, Imported: done}
 		if err != nil {
 			one.Error = err.Error()
@@ -109,7 +109,7 @@ func (o *options) importLogs(cmd *cobra.Command, to *ingest.Importer, files []st
 			return err
 		}
 	}
-	return failures(failed).orNil()
+	return failed.orNil()
 }
 
 func (l *importedLog) print(w io.Writer) error {
@@ -127,9 +127,9 @@ func (l *importedLog) print(w io.Writer) error {
 	return err
 }
 
-func (o *options) importLog(ctx context.Context, to *ingest.Importer, file string, cmd *cobra.Command) (ingest.Imported, error) {
+func (o *options) importLog(cmd *cobra.Command, to *ingest.Importer, file string) (ingest.Imported, error) {
 	if file == "-" {
-		return to.Import(ctx, cmd.InOrStdin())
+		return to.Import(cmd.Context(), cmd.InOrStdin())
 	}
 	f, err := os.Open(file)
 	if err != nil {
@@ -148,5 +148,5 @@ func (o *options) importLog(ctx context.Context, to *ingest.Importer, file strin
 		reading := progressbar.NewReader(f, bar)
 		log = &reading
 	}
-	return to.Import(ctx, log)
+	return to.Import(cmd.Context(), log)
 }

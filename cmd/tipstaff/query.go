@@ -14,8 +14,8 @@ import (
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
 
-// formats are ClickHouse's, by what -o calls them.
-var formats = map[string]string{"": "PrettyCompactMonoBlock", "table": "PrettyCompactMonoBlock", "json": "JSONEachRow", "csv": "CSVWithNames"}
+// formats are ClickHouse's, by what -o calls them; any other is a table.
+var formats = map[string]string{"json": "JSONEachRow", "csv": "CSVWithNames"}
 
 // questionName tells a question's name from SQL.
 var questionName = regexp.MustCompile(`^[a-z][a-z0-9-]*$`)
@@ -94,11 +94,10 @@ func (o *options) listQuestions(w io.Writer, questions []schema.Question) error 
 	tw := tabwriter.NewWriter(w, 0, 0, 3, ' ', 0)
 	for _, q := range questions {
 		var params []string
-		for _, p := range q.Params {
-			switch {
-			case p.Required:
+		for _, p := range q.Own() {
+			if p.Required {
 				params = append(params, p.Name)
-			case p.Name != "cluster" && p.Name != "since" && p.Name != "until" && p.Name != "limit":
+			} else {
 				params = append(params, "["+p.Name+"]")
 			}
 		}

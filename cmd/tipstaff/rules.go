@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -296,13 +295,13 @@ func isReviewFile(path string) bool {
 // testRecorded tries the rules on what ClickHouse has recorded.
 func (o *options) testRecorded(ctx context.Context, trial *webhook.Trial, f trialFlags, agents *clusteragents.Config, stderr io.Writer) (*webhook.TrialReport, error) {
 	now := time.Now()
-	since, err := pastTime(f.since, now)
+	since, err := schema.PastTime(f.since, now)
 	if err != nil {
 		return nil, fmt.Errorf("--since %w", err)
 	}
 	until := now
 	if f.until != "" {
-		if until, err = pastTime(f.until, now); err != nil {
+		if until, err = schema.PastTime(f.until, now); err != nil {
 			return nil, fmt.Errorf("--until %w", err)
 		}
 	}
@@ -362,28 +361,4 @@ func progressTo(w io.Writer, since, until time.Time) (progress func(time.Time), 
 		}, func() {
 			fmt.Fprint(w, "\r\x1b[K")
 		}
-}
-
-// pastTime reads 7d, 12h or a time.
-func pastTime(s string, now time.Time) (time.Time, error) {
-	if at, err := time.Parse(time.RFC3339, s); err == nil {
-		return at, nil
-	}
-	var d time.Duration
-	if days, ok := strings.CutSuffix(s, "d"); ok {
-		n, err := strconv.ParseUint(days, 10, 16)
-		if err != nil {
-			return time.Time{}, fmt.Errorf("%q: want such as 7d, 12h or 2006-01-02T15:04:05Z", s)
-		}
-		d = time.Duration(n) * 24 * time.Hour
-	} else {
-		var err error
-		if d, err = time.ParseDuration(s); err != nil {
-			return time.Time{}, fmt.Errorf("%q: want such as 7d, 12h or 2006-01-02T15:04:05Z", s)
-		}
-	}
-	if d < 0 {
-		return time.Time{}, fmt.Errorf("%q: must not be in the future", s)
-	}
-	return now.Add(-d), nil
 }

@@ -136,20 +136,6 @@ func TestRulesTestRefuses(t *testing.T) {
 	}
 }
 
-func TestPastTime(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)
-	for s, want := range map[string]string{
-		"7d": "2026-11-16T12:00:00Z", "90m": "2026-11-23T10:30:00Z", "2026-01-02T03:04:05Z": "2026-01-02T03:04:05Z",
-		"": "", "d": "", "-1h": "", "-1d": "", "1.5d": "", "yesterday": "",
-	} {
-		at, err := pastTime(s, now)
-		if got := at.Format(time.RFC3339); err == nil && got != want || err != nil && want != "" {
-			t.Errorf("%q: got %s, %v; want %q", s, got, err, want)
-		}
-	}
-}
-
 func TestRulesList(t *testing.T) {
 	t.Parallel()
 	out, err := command(t, "rules", "list", "--config", "", "-o", "json")
