@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,7 +31,10 @@ const (
 const (
 	// maxChunkBytes bounds the masked events in one message before compression,
 	// and so what the writer holds of one. An ordinary batch is one message.
-	maxChunkBytes = 8 << 20
+	maxChunkBytes = 4 << 20
+	// maxEventBytes bounds one event in a message, compressed: with its headers it
+	// fits into what any JetStream takes (minPayload).
+	maxEventBytes = minPayload - 64<<10
 	// maxMessageBytes bounds what a message decompresses to: one event can be as
 	// large as a body, and marks can be longer than what they stand for.
 	maxMessageBytes = 4 * maxBodyBytes
@@ -103,9 +107,13 @@ func prepare(m *mask.Masker, agents *clusteragents.Config, cluster string, body 
 		masked, ev, err := maskRaw(m, agents, raw)
 		if err != nil {
 			sum := sha256.Sum256(raw)
+			masked := shape(m.Scope(""), raw)
+			if !fits(masked) {
+				masked = nil
+			}
 			p.bad = append(p.bad, quarantined{
 				Cluster: cluster, Batch: p.id, Index: i, Reason: err.Error(), Bytes: len(raw),
-				SHA256: hex.EncodeToString(sum[:]), Event: shape(m.Scope(""), raw), Time: now,
+				SHA256: hex.EncodeToString(sum[:]), Event: masked, Time: now,
 			})
 			continue
 		}
@@ -130,11 +138,27 @@ func maskRaw(m *mask.Masker, agents *clusteragents.Config, raw jsontext.Value) (
 		return nil, nil, err
 	}
 	maskEvent(m, agents, ev)
-	out, err := json.Marshal(ev, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
-	if err != nil {
-		return nil, nil, fmt.Errorf("the event can't be written again")
+	out, err := encode(ev)
+	if err == nil && !fits(out) {
+		ev.leaveOutBodies()
+		out, err = encode(ev)
+	}
+	switch {
+	case err != nil:
+		return nil, nil, errors.New("the event can't be written again")
+	case !fits(out):
+		return nil, nil, errors.New("the event is too large even without its objects")
 	}
 	return out, ev, nil
+}
+
+func encode(ev *event) (jsontext.Value, error) {
+	return json.Marshal(ev, json.Deterministic(true), jsontext.AllowInvalidUTF8(true))
+}
+
+// fits reports whether a message can hold it, alone if need be.
+func fits(masked jsontext.Value) bool {
+	return len(masked) <= maxChunkBytes || len(compressor.EncodeAll(masked, nil)) <= maxEventBytes
 }
 
 // unpack reads a stored message's events.

@@ -3,7 +3,9 @@ package ingest
 import (
 	"net"
 	"net/url"
+	"os"
 	"slices"
+	"strings"
 
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
@@ -32,20 +34,42 @@ type Config struct {
 	JetStream JetStream `json:"jetStream"`
 }
 
-// JetStream is an embedded server or a remote one: exactly one of Dir and URL.
+// JetStream is an embedded server (Dir), a remote one (URL), or both: then what
+// is received is stored in Dir first, answered, and forwarded.
 type JetStream struct {
 	// Dir is the folder of the embedded server. Nothing else may use it.
 	Dir string `json:"dir,omitempty"`
-	// URL is a remote server with JetStream, nats:// or tls://. For the promise
-	// that an answered event survives a power cut it must run with sync_always,
-	// or with three replicas on three machines.
+	// URL names one or more servers of a remote cluster with JetStream, nats:// or
+	// tls://, separated by commas. With Dir, nothing is lost while they are all
+	// away; without it, batches are refused then, and the API server gives them up.
+	// For the promise that an answered event survives a power cut they must run with
+	// sync_interval: always, or with three replicas on three machines.
 	URL string `json:"url,omitempty"`
-	// Replicas of the stream on a remote cluster. Zero means 1.
+	// CredentialsFile, CAFile, and CertFile with KeyFile say who we are to the
+	// remote servers and whom to believe (a .creds file, and PEM). They are read
+	// again at each connection.
+	CredentialsFile string `json:"credentialsFile,omitempty"`
+	CAFile          string `json:"caFile,omitempty"`
+	CertFile        string `json:"certFile,omitempty"`
+	KeyFile         string `json:"keyFile,omitempty"`
+	// Replicas of the streams on a remote cluster. Zero means 1.
 	Replicas int `json:"replicas,omitempty"`
-	// MaxBytes bounds what may wait. Zero means 8 GiB. Full, batches are refused
-	// with 503.
+	// MaxBytes bounds what may wait, in Dir and on the remote cluster each. Zero
+	// means 8 GiB. Full, batches are refused with 503.
 	MaxBytes int64 `json:"maxBytes,omitempty"`
 }
+
+// spool is the part of j that stores what is forwarded to the rest.
+func (j JetStream) spool() JetStream { return JetStream{Dir: j.Dir, MaxBytes: j.MaxBytes} }
+
+// remote is j without its spool.
+func (j JetStream) remote() JetStream {
+	j.Dir = ""
+	return j
+}
+
+// spools reports whether batches are stored here and forwarded.
+func (j JetStream) spools() bool { return j.Dir != "" && j.URL != "" }
 
 // Validate reports everything wrong with c.
 func (c *Config) Validate(at *field.Path) field.ErrorList {
@@ -73,17 +97,33 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 
 func (j *JetStream) validate(at *field.Path) field.ErrorList {
 	var errs field.ErrorList
-	switch {
-	case j.Dir == "" && j.URL == "":
-		errs = append(errs, field.Required(at.Child("dir"), "folder where events wait for ClickHouse (or url of a remote JetStream)"))
-	case j.Dir != "" && j.URL != "":
-		errs = append(errs, field.Forbidden(at.Child("url"), "can't stand beside dir: the stream is embedded or remote"))
+	if j.Dir == "" && j.URL == "" {
+		errs = append(errs, field.Required(at.Child("dir"), "folder where events wait for ClickHouse (or url of a remote JetStream, or both)"))
 	}
 	if j.URL != "" {
-		u, err := url.Parse(j.URL)
-		if err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls" {
-			errs = append(errs, field.Forbidden(at.Child("url"), "must be nats://host:port or tls://host:port"))
+		for one := range strings.SplitSeq(j.URL, ",") {
+			u, err := url.Parse(strings.TrimSpace(one))
+			if err != nil || u.Host == "" || u.Scheme != "nats" && u.Scheme != "tls" {
+				// Not Invalid: it prints the value, which may hold a password.
+				errs = append(errs, field.Forbidden(at.Child("url"), "must be nats://host:port or tls://host:port, or several separated by commas"))
+				break
+			}
 		}
+	}
+	for _, f := range []struct{ name, file string }{
+		{"credentialsFile", j.CredentialsFile}, {"caFile", j.CAFile}, {"certFile", j.CertFile}, {"keyFile", j.KeyFile},
+	} {
+		if f.file == "" {
+			continue
+		}
+		if j.URL == "" {
+			errs = append(errs, field.Forbidden(at.Child(f.name), "is for a remote JetStream: name it in url"))
+		} else if _, err := os.ReadFile(f.file); err != nil {
+			errs = append(errs, field.Invalid(at.Child(f.name), f.file, "can't be read"))
+		}
+	}
+	if (j.CertFile == "") != (j.KeyFile == "") {
+		errs = append(errs, field.Required(at.Child("keyFile"), "certFile and keyFile go together"))
 	}
 	if j.Replicas < 0 || j.Replicas > 5 || j.Replicas > 1 && j.URL == "" {
 		errs = append(errs, field.Invalid(at.Child("replicas"), j.Replicas, "must be 1 to 5, and more than 1 only with url"))

@@ -9,7 +9,9 @@ import (
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
-	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+	"k8s.io/apimachinery/pkg/util/wait"
+	"k8s.io/utils/clock"
 
 	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
@@ -23,22 +25,18 @@ type Store interface {
 
 // Ingest receives audit events and writes them to ClickHouse.
 type Ingest struct {
-	cfg     Config
-	agents  *clusteragents.Config
-	masker  *mask.Masker
-	target  Store
-	log     *slog.Logger
-	now     func() time.Time
-	slots   chan struct{}
-	stream  atomic.Pointer[stream]
-	metrics metrics
-	outcome func(Outcome) bool // nil where nobody wants them
-}
-
-type metrics struct {
-	batches, events, outcomes *prometheus.CounterVec
-	sessions                  *prometheus.CounterVec
-	rows, failures            prometheus.Counter
+	cfg    Config
+	agents *clusteragents.Config
+	masker *mask.Masker
+	target Store
+	log    *slog.Logger
+	now    func() time.Time
+	slots  chan struct{}
+	// stream is where what is received is stored, trail where it waits for ClickHouse:
+	// the same, unless there is a spool before a remote JetStream.
+	stream, trail atomic.Pointer[stream]
+	metrics       metrics
+	outcome       func(Outcome) bool // nil where nobody wants them
 }
 
 // New makes an Ingest from a valid cfg. Nothing is opened before Run. agents are
@@ -47,44 +45,12 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 	if masker == nil || store == nil {
 		return nil, errors.New("ingest needs a masker and a store")
 	}
-	counter := func(name, help string) prometheus.CounterOpts {
-		return prometheus.CounterOpts{Namespace: "tipstaff", Subsystem: "ingest", Name: name, Help: help}
-	}
 	in := &Ingest{
 		cfg: cfg, agents: agents, masker: masker, target: store, log: log, now: time.Now, slots: make(chan struct{}, maxBatches),
-		metrics: metrics{
-			batches:  prometheus.NewCounterVec(counter("batches_total", "Batches received, by outcome."), []string{"cluster", "outcome"}),
-			events:   prometheus.NewCounterVec(counter("events_total", "Events received, by outcome."), []string{"cluster", "outcome"}),
-			outcomes: prometheus.NewCounterVec(counter("outcomes_total", "Ends of approved requests, passed to their approvals or dropped."), []string{"result"}),
-			sessions: prometheus.NewCounterVec(counter("session_pieces_total", "Pieces of recorded sessions received, by outcome."), []string{"cluster", "outcome"}),
-			rows:     prometheus.NewCounter(counter("rows_total", "Rows inserted into ClickHouse, redelivered ones counted again.")),
-			failures: prometheus.NewCounter(counter("insert_failures_total", "Inserts into ClickHouse that failed.")),
-		},
+		metrics: newMetrics(),
 	}
 	in.metrics.fromZero(cfg.Clusters)
 	return in, nil
-}
-
-// fromZero has every counter there before it counts: one that appears at 1 has
-// not increased for Prometheus.
-func (m *metrics) fromZero(clusters []string) {
-	for _, cluster := range clusters {
-		for _, outcome := range []string{"stored", "unavailable", "malformed", "too_large"} {
-			m.batches.WithLabelValues(cluster, outcome)
-		}
-		for _, outcome := range []string{"stored", "unavailable", "malformed"} {
-			m.sessions.WithLabelValues(cluster, outcome)
-		}
-		m.events.WithLabelValues(cluster, "stored")
-		m.events.WithLabelValues(cluster, "quarantined")
-	}
-	m.outcomes.WithLabelValues("passed")
-	m.outcomes.WithLabelValues("dropped")
-}
-
-// Collectors are the role's metrics.
-func (in *Ingest) Collectors() []prometheus.Collector {
-	return []prometheus.Collector{in.metrics.batches, in.metrics.events, in.metrics.outcomes, in.metrics.sessions, in.metrics.rows, in.metrics.failures}
 }
 
 // Ready is nil when batches can be stored. It says nothing of ClickHouse: while
@@ -94,54 +60,105 @@ func (in *Ingest) Ready() error {
 	if s == nil || !s.nc.IsConnected() {
 		return errNotReady
 	}
-	return nil
+	return s.room()
 }
 
 // Run opens the stream and writes what is in it to ClickHouse until ctx ends.
 // An error means that the stream could not be opened; later trouble is tried
 // again for ever. The handler answers 503 before and after.
 func (in *Ingest) Run(ctx context.Context) error {
-	s, err := in.openStream(ctx)
+	first := in.cfg.JetStream
+	if first.spools() {
+		first = first.spool()
+	}
+	s, err := in.open(ctx, first)
+	for err == nil && s != nil {
+		in.stream.Store(s)
+		err = in.use(ctx, s)
+		in.stream.Store(nil)
+		s.close()
+		if err != nil || ctx.Err() != nil {
+			return err
+		}
+		in.log.ErrorContext(ctx, "the embedded JetStream doesn't answer and is started anew", "dir", first.Dir)
+		again(ctx, func(ctx context.Context) bool {
+			if s, err = openStream(ctx, first, in.log); err != nil {
+				in.log.ErrorContext(ctx, "the embedded JetStream can't be started", "error", err)
+			}
+			return err == nil
+		})
+		if ctx.Err() != nil {
+			err = nil
+			if s != nil {
+				s.close()
+			}
+			break
+		}
+	}
+	return err
+}
+
+// use moves what s holds on until ctx ends or s has failed.
+func (in *Ingest) use(ctx context.Context, s *stream) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.failed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if in.cfg.JetStream.spools() {
+		return in.forward(ctx, s)
+	}
+	return in.write(ctx, s)
+}
+
+// forward moves what spool holds to the remote JetStream, and what that holds to
+// ClickHouse.
+func (in *Ingest) forward(ctx context.Context, spool *stream) error {
+	s, err := in.open(ctx, in.cfg.JetStream.remote())
 	if err != nil || s == nil {
 		return err
 	}
-	in.stream.Store(s)
-	defer func() {
-		in.stream.Store(nil)
-		s.close()
-	}()
+	defer s.close()
+	g, ctx := errgroup.WithContext(ctx)
+	f := &forwarder{from: spool, to: s, log: in.log, metrics: &in.metrics}
+	g.Go(func() error { return f.run(ctx) })
+	g.Go(func() error { return in.write(ctx, s) })
+	return g.Wait()
+}
+
+// write moves what s holds to ClickHouse.
+func (in *Ingest) write(ctx context.Context, s *stream) error {
+	in.trail.Store(s)
+	defer in.trail.Store(nil)
 	w := &writer{stream: s, target: in.target, agents: in.agents, log: in.log, metrics: &in.metrics}
 	return w.run(ctx)
 }
 
-// openStream waits for a remote JetStream as long as it takes: it may start
-// later than we do. One of our own either starts or must be looked at.
-func (in *Ingest) openStream(ctx context.Context) (*stream, error) {
-	for wait := time.Second; ; wait = min(2*wait, maxBackoff) {
-		s, err := openStream(ctx, in.cfg.JetStream, in.log)
-		switch {
-		case err == nil:
-			return s, nil
-		case ctx.Err() != nil:
-			return nil, nil
-		case in.cfg.JetStream.Dir != "":
-			return nil, fmt.Errorf("ingest: %w", err)
+// open waits for a remote JetStream as long as it takes: it may start later than we
+// do. One of our own either starts or must be looked at. It gives nil when ctx ended
+// first.
+func (in *Ingest) open(ctx context.Context, cfg JetStream) (s *stream, err error) {
+	again(ctx, func(ctx context.Context) bool {
+		s, err = openStream(ctx, cfg, in.log)
+		if err == nil || cfg.URL == "" {
+			return true
 		}
 		in.log.WarnContext(ctx, "waiting for JetStream", "error", err)
-		if !pause(ctx, wait) {
-			return nil, nil
-		}
+		return false
+	})
+	if err != nil && ctx.Err() == nil {
+		return nil, fmt.Errorf("ingest: %w", err)
 	}
+	return s, nil
 }
 
-// pause waits, and reports false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+// again calls do until it returns true or ctx ends, the later the oftener it was in vain.
+func again(ctx context.Context, do func(context.Context) bool) {
+	delays := wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Steps: 10, Cap: maxBackoff}.DelayWithReset(clock.RealClock{}, 2*maxBackoff)
+	//nolint:errcheck // ctx's end, which whoever calls sees too
+	_ = delays.Until(ctx, true, true, func(ctx context.Context) (bool, error) { return do(ctx), nil })
 }

@@ -69,6 +69,17 @@ func maskEvent(m *mask.Masker, agents *clusteragents.Config, ev *event) {
 	}
 }
 
+// leaveOutBodies makes the event small: what was asked, by whom and how it was
+// answered stays.
+func (e *event) leaveOutBodies() {
+	for what, body := range map[string]*jsontext.Value{"requestObject": &e.RequestObject, "responseObject": &e.ResponseObject} {
+		if len(*body) > 0 {
+			*body = nil
+			e.omit(what)
+		}
+	}
+}
+
 func (e *event) omit(what string) {
 	if e.Annotations == nil {
 		e.Annotations = map[string]string{}

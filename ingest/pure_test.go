@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -342,14 +344,14 @@ func TestMaskURI(t *testing.T) {
 
 func TestValidateReportsEveryFault(t *testing.T) {
 	t.Parallel()
-	c := Config{Clusters: []string{"demo", "Not a label", "demo"}, JetStream: JetStream{Dir: "x", URL: "http://y", MaxBytes: 1}}
+	c := Config{Clusters: []string{"demo", "Not a label", "demo"}, JetStream: JetStream{Dir: "x", URL: "nats://x,http://y", CAFile: "none", CertFile: "pure_test.go", MaxBytes: 1}}
 	var got []string
 	for _, err := range c.Validate(field.NewPath("ingest")) {
 		got = append(got, err.Field)
 	}
 	want := []string{
 		"ingest.listen", "ingest.tls.certFile", "ingest.tls.keyFile", "ingest.tls.clientCAFile", "ingest.tls.clientNames", "ingest.clusters[1]", "ingest.clusters[2]",
-		"ingest.jetStream.url", "ingest.jetStream.url", "ingest.jetStream.maxBytes",
+		"ingest.jetStream.url", "ingest.jetStream.caFile", "ingest.jetStream.keyFile", "ingest.jetStream.maxBytes",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
@@ -373,5 +375,52 @@ func TestUnpackRefusesWhatItDidNotWrite(t *testing.T) {
 				t.Errorf("got %d events, %v", len(events), err)
 			}
 		})
+	}
+}
+
+// An event that no JetStream would take is kept without its objects, or put aside
+// when even that is too large; the others of its batch are not touched.
+func TestAnEventTooLargeForAMessage(t *testing.T) {
+	t.Parallel()
+	// What doesn't compress.
+	noise := make([]byte, 18<<20)
+	_, _ = rand.NewChaCha8([32]byte{1}).Read(noise) // never fails
+	event := func(id, uri, object string) string {
+		return `{"level":"RequestResponse","auditID":"` + id + `","stage":"ResponseComplete","requestURI":"` + uri + `","verb":"create","user":{"username":"u"},` +
+			`"requestReceivedTimestamp":"2026-11-30T10:00:00.000000Z","stageTimestamp":"2026-11-30T10:00:00.000000Z","requestObject":{"lines":{"` + object + `":1}}}`
+	}
+	for i, b := range noise {
+		if noise[i] = 'a' + b%26; i%7 == 6 {
+			noise[i] = ' '
+		}
+	}
+	var texts []string
+	for part := range slices.Chunk(noise, 7*100) {
+		texts = append(texts, string(part))
+	}
+	text := strings.Join(texts, `":1,"`) // texts would be masked: their names aren't
+	body := `{"kind":"EventList","apiVersion":"audit.k8s.io/v1","items":[` + strings.Join([]string{
+		event("small", "/api", "x"), event("large", "/api", text), event("hopeless", "/"+string(noise), ""), event("last", "/api", "x"),
+	}, ",") + `]}`
+	p, err := prepare(masker(t), nil, "demo", []byte(body), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p.events != 3 || len(p.bad) != 1 || !strings.Contains(p.bad[0].Reason, "too large") {
+		t.Fatalf("%d events, put aside: %+v", p.events, p.bad)
+	}
+	for _, c := range p.chunks {
+		if len(c.data) > maxEventBytes {
+			t.Errorf("a message of %d bytes", len(c.data))
+		}
+		events, err := unpack(formatV1, c.data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, ev := range events {
+			if large := ev.AuditID == "large"; large != (len(ev.RequestObject) == 0) || large != (ev.Annotations[annotationTruncated] == "true") {
+				t.Errorf("event %s: %d bytes of object, annotations %v", ev.AuditID, len(ev.RequestObject), ev.Annotations)
+			}
+		}
 	}
 }

@@ -168,7 +168,7 @@ func (in *Ingest) withQuarantine(w http.ResponseWriter, r *http.Request, do func
 	ctx, cancel := context.WithTimeout(r.Context(), publishTimeout)
 	defer cancel()
 	err := errNotReady
-	if s := in.stream.Load(); s != nil {
+	if s := in.trail.Load(); s != nil {
 		var q jetstream.Stream
 		if q, err = s.js.Stream(ctx, quarantineName); err == nil {
 			err = do(ctx, s, q, cluster)

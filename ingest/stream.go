@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"syscall"
 	"time"
 
@@ -21,15 +22,21 @@ const (
 	subjectPrefix     = "tipstaff.audit."
 	sessionSubject    = "tipstaff.session."
 	quarantineSubject = "tipstaff.quarantine."
-	consumerName      = "clickhouse-writer"
+	// writerName is the consumer that ClickHouse's writer reads by, forwarderName the
+	// one that a spool is emptied by. A stream has one of the two.
+	writerName    = "clickhouse-writer"
+	forwarderName = "forwarder"
 
 	// dedupeWindow outlasts the API server's retries of one batch (about 80 s)
 	// and a restart in their midst.
 	dedupeWindow = 15 * time.Minute
 	// quarantineBytes bounds the quarantine: the oldest goes first.
 	quarantineBytes = 256 << 20
-	// maxPayload is the largest message that the server can be told to take.
+	// maxPayload is the largest message that the embedded server takes: older
+	// versions stored messages of up to this size.
 	maxPayload = 64 << 20
+	// minPayload is what a remote server must take: a message has no more.
+	minPayload = 8 << 20
 	// ackWait is after how long without a word a message is handed out again.
 	ackWait      = time.Minute
 	maxInFlight  = 64
@@ -42,13 +49,19 @@ type stream struct {
 	nc     *nats.Conn
 	server *server.Server
 	lock   *os.File
+	// dir is the embedded server's folder.
+	dir string
+	// failed is closed when the embedded server must be started anew.
+	failed   chan struct{}
+	failOnce sync.Once
 }
 
 // openStream starts the embedded server, or connects to the remote one, and
 // makes sure of the streams.
 func openStream(ctx context.Context, cfg JetStream, log *slog.Logger) (*stream, error) {
-	s := &stream{}
-	url, opts := cfg.URL, []nats.Option{
+	s := &stream{dir: cfg.Dir, failed: make(chan struct{})}
+	url, opts := cfg.URL, cfg.identity()
+	opts = append(opts,
 		nats.Name("tipstaff-ingest"), nats.MaxReconnects(-1),
 		// A publish must fail, not wait in memory, when the server is away.
 		nats.ReconnectBufSize(-1),
@@ -57,7 +70,7 @@ func openStream(ctx context.Context, cfg JetStream, log *slog.Logger) (*stream, 
 				log.WarnContext(ctx, "JetStream is away", "error", err)
 			}
 		}),
-	}
+	)
 	if cfg.Dir != "" {
 		if err := s.startServer(cfg); err != nil {
 			s.close()
@@ -71,6 +84,10 @@ func openStream(ctx context.Context, cfg JetStream, log *slog.Logger) (*stream, 
 		return nil, fmt.Errorf("connect to JetStream: %w", err)
 	}
 	s.nc = nc
+	if most := nc.MaxPayload(); most < minPayload {
+		s.close()
+		return nil, fmt.Errorf("JetStream takes messages of %d bytes at the most: set max_payload: 8MB in each server's configuration", most)
+	}
 	if s.js, err = jetstream.New(nc); err != nil {
 		s.close()
 		return nil, fmt.Errorf("open JetStream: %w", err)
@@ -80,6 +97,21 @@ func openStream(ctx context.Context, cfg JetStream, log *slog.Logger) (*stream, 
 		return nil, err
 	}
 	return s, nil
+}
+
+// identity is who we are to a remote server.
+func (j *JetStream) identity() []nats.Option {
+	var opts []nats.Option
+	if j.CredentialsFile != "" {
+		opts = append(opts, nats.UserCredentials(j.CredentialsFile))
+	}
+	if j.CAFile != "" {
+		opts = append(opts, nats.RootCAs(j.CAFile))
+	}
+	if j.CertFile != "" {
+		opts = append(opts, nats.ClientCert(j.CertFile, j.KeyFile))
+	}
+	return opts
 }
 
 func (s *stream) startServer(cfg JetStream) error {
@@ -144,16 +176,25 @@ func (s *stream) ensure(ctx context.Context, cfg JetStream) error {
 	return nil
 }
 
-// consumer gives the writer's durable consumer.
-func (s *stream) consumer(ctx context.Context) (jetstream.Consumer, error) {
+// consumer gives the durable consumer of that name on a stream. The other one, which was there
+// when this was a spool, or wasn't, would stand in its way: what has been
+// acknowledged there is gone from the stream, so nothing is lost with it.
+func (s *stream) consumer(ctx context.Context, stream, name string) (jetstream.Consumer, error) {
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
-	c, err := s.js.CreateOrUpdateConsumer(ctx, streamName, jetstream.ConsumerConfig{
-		Durable: consumerName, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
+	other := writerName
+	if name == writerName {
+		other = forwarderName
+	}
+	if err := s.js.DeleteConsumer(ctx, stream, other); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return nil, fmt.Errorf("remove the consumer %s: %w", other, err)
+	}
+	c, err := s.js.CreateOrUpdateConsumer(ctx, stream, jetstream.ConsumerConfig{
+		Durable: name, AckPolicy: jetstream.AckExplicitPolicy, AckWait: ackWait,
 		MaxDeliver: -1, MaxAckPending: 4 * maxInFlight,
 	})
 	if err != nil {
-		return nil, fmt.Errorf("make the consumer %s: %w", consumerName, err)
+		return nil, fmt.Errorf("make the consumer %s: %w", name, err)
 	}
 	return c, nil
 }
@@ -161,12 +202,46 @@ func (s *stream) consumer(ctx context.Context) (jetstream.Consumer, error) {
 // publish stores one message and returns when it is on disk. A message whose
 // id was seen before is there already, which is as good.
 func (s *stream) publish(ctx context.Context, msg *nats.Msg, id string) error {
+	if err := s.room(); err != nil {
+		return err
+	}
 	// Without retries: the API server has the batch still, and tries again.
 	_, err := s.js.PublishMsg(ctx, msg, jetstream.WithMsgID(id), jetstream.WithRetryAttempts(0))
 	if err != nil {
+		if !errors.As(err, new(*jetstream.APIError)) {
+			s.fail()
+		}
 		return fmt.Errorf("store in JetStream: %w", err)
 	}
 	return nil
+}
+
+// minFreeBytes must be left on the embedded server's disk: one that finds it full
+// stops for good.
+const minFreeBytes = 64 << 20
+
+// room is nil when there is room for more on the embedded server's disk.
+func (s *stream) room() error {
+	if s.server == nil {
+		return nil
+	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(s.dir, &disk); err != nil {
+		return fmt.Errorf("ask for the room on the disk of JetStream's folder: %w", err)
+	}
+	if free := disk.Bavail * uint64(disk.Bsize); free < minFreeBytes { //nolint:gosec // a block's size is positive
+		return fmt.Errorf("the disk of JetStream's folder %s is full: %d bytes are free, %d are needed", s.dir, free, uint64(minFreeBytes))
+	}
+	return nil
+}
+
+// fail says that JetStream took something and gave no answer. An embedded server
+// that couldn't write doesn't try again: it must be started anew. A remote one is
+// somebody else's.
+func (s *stream) fail() {
+	if s.server != nil {
+		s.failOnce.Do(func() { close(s.failed) })
+	}
 }
 
 // close ends everything that was opened. The server writes out what it holds.

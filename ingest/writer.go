@@ -65,25 +65,16 @@ func (w *writer) run(ctx context.Context) error {
 			_ = w.conn.Close() // what wasn't inserted is not acknowledged either
 		}
 	}()
-	wait := 250 * time.Millisecond
-	for ctx.Err() == nil {
+	again(ctx, func(ctx context.Context) bool {
 		err := w.open(ctx)
 		if err == nil {
 			err = w.drain(ctx)
 		}
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() == nil {
+			w.log.WarnContext(ctx, "audit events wait in the stream", "error", err)
 		}
-		if err == nil {
-			wait = 250 * time.Millisecond
-			continue
-		}
-		w.log.WarnContext(ctx, "audit events wait in the stream", "error", err, "retryIn", wait)
-		if !pause(ctx, wait) {
-			break
-		}
-		wait = min(2*wait, maxBackoff)
-	}
+		return false
+	})
 	return nil
 }
 
@@ -114,7 +105,7 @@ func (w *writer) open(ctx context.Context) error {
 
 // drain fetches and writes until something fails.
 func (w *writer) drain(ctx context.Context) error {
-	c, err := w.stream.consumer(ctx)
+	c, err := w.stream.consumer(ctx, streamName, writerName)
 	if err != nil {
 		return err
 	}
@@ -256,6 +247,7 @@ func (w *writer) insert(ctx context.Context, r rows) error {
 	// A stop lets the insert that is under way finish: less comes twice.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insertTimeout)
 	defer cancel()
+	began := time.Now()
 	err := schema.Insert(ctx, w.conn, r.events)
 	if err == nil {
 		err = schema.InsertSessions(ctx, w.conn, r.sessions, r.frames)
@@ -264,7 +256,7 @@ func (w *writer) insert(ctx context.Context, r rows) error {
 		w.metrics.failures.Inc()
 		return err
 	}
-	w.metrics.rows.Add(float64(r.count()))
+	w.metrics.inserted(r.events, r.count(), time.Since(began), time.Now())
 	return nil
 }
 
@@ -275,6 +267,7 @@ func (w *writer) ack(ctx context.Context, msg jetstream.Msg) {
 	defer cancel()
 	if err := msg.DoubleAck(ctx); err != nil {
 		w.log.WarnContext(ctx, "insert not acknowledged, it will come again", "error", err)
+		w.stream.fail()
 	}
 }
 
