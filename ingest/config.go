@@ -10,6 +10,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/validation"
 	"k8s.io/apimachinery/pkg/util/validation/field"
 
+	"github.com/tipstaff-dev/tipstaff/ingest/chain"
 	"github.com/tipstaff-dev/tipstaff/internal/httpserve"
 )
 
@@ -32,6 +33,22 @@ type Config struct {
 	Clusters []string `json:"clusters"`
 	// JetStream is where events wait for ClickHouse.
 	JetStream JetStream `json:"jetStream"`
+	// Chain has what is stored proven by a signed log. Without it nobody can show
+	// that ClickHouse has what was written.
+	Chain *Chain `json:"chain,omitempty"`
+}
+
+// Chain is the log that proves what was stored.
+type Chain struct {
+	// KeyFile is the private Ed25519 key that signs it (PKCS #8, PEM), such as made by
+	// `openssl genpkey -algorithm ed25519`. All replicas have the same.
+	KeyFile string `json:"keyFile"`
+	// FormerKeyFiles are public keys (PEM) that signed the log before KeyFile did.
+	FormerKeyFiles []string `json:"formerKeyFiles,omitempty"`
+	// CheckpointFile gets a line for each head of the log: a place that whoever can
+	// write to ClickHouse can't take back from, such as a mounted bucket with
+	// object lock.
+	CheckpointFile string `json:"checkpointFile,omitempty"`
 }
 
 // JetStream is an embedded server (Dir), a remote one (URL), or both: then what
@@ -92,7 +109,25 @@ func (c *Config) Validate(at *field.Path) field.ErrorList {
 			errs = append(errs, field.Duplicate(at, name))
 		}
 	}
+	if c.Chain != nil {
+		errs = append(errs, c.Chain.validate(at.Child("chain"))...)
+	}
 	return append(errs, c.JetStream.validate(at.Child("jetStream"))...)
+}
+
+func (c *Chain) validate(at *field.Path) field.ErrorList {
+	var errs field.ErrorList
+	if c.KeyFile == "" {
+		errs = append(errs, field.Required(at.Child("keyFile"), "private key that signs the log, such as made by: openssl genpkey -algorithm ed25519"))
+	} else if _, err := chain.ReadKey(c.KeyFile, nil); err != nil {
+		errs = append(errs, field.Invalid(at.Child("keyFile"), c.KeyFile, err.Error()))
+	}
+	for i, name := range c.FormerKeyFiles {
+		if _, err := chain.ReadPublicKeys(name); err != nil {
+			errs = append(errs, field.Invalid(at.Child("formerKeyFiles").Index(i), name, err.Error()))
+		}
+	}
+	return errs
 }
 
 func (j *JetStream) validate(at *field.Path) field.ErrorList {

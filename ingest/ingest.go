@@ -13,6 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/wait"
 	"k8s.io/utils/clock"
 
+	"github.com/tipstaff-dev/tipstaff/ingest/chain"
 	"github.com/tipstaff-dev/tipstaff/internal/clusteragents"
 	"github.com/tipstaff-dev/tipstaff/mask"
 )
@@ -35,6 +36,7 @@ type Ingest struct {
 	// stream is where what is received is stored, trail where it waits for ClickHouse:
 	// the same, unless there is a spool before a remote JetStream.
 	stream, trail atomic.Pointer[stream]
+	key           *chain.Key // nil where nothing is logged
 	metrics       metrics
 	outcome       func(Outcome) bool // nil where nobody wants them
 }
@@ -48,6 +50,12 @@ func New(cfg Config, agents *clusteragents.Config, masker *mask.Masker, store St
 	in := &Ingest{
 		cfg: cfg, agents: agents, masker: masker, target: store, log: log, now: time.Now, slots: make(chan struct{}, maxBatches),
 		metrics: newMetrics(),
+	}
+	if cfg.Chain != nil {
+		var err error
+		if in.key, err = chain.ReadKey(cfg.Chain.KeyFile, cfg.Chain.FormerKeyFiles); err != nil {
+			return nil, fmt.Errorf("ingest.chain: %w", err)
+		}
 	}
 	in.metrics.fromZero(cfg.Clusters)
 	return in, nil
@@ -135,6 +143,9 @@ func (in *Ingest) write(ctx context.Context, s *stream) error {
 	in.trail.Store(s)
 	defer in.trail.Store(nil)
 	w := &writer{stream: s, target: in.target, agents: in.agents, log: in.log, metrics: &in.metrics}
+	if in.key != nil {
+		w.chain = &chainer{stream: s, key: in.key, file: in.cfg.Chain.CheckpointFile, log: in.log, heads: map[string]knownHead{}}
+	}
 	return w.run(ctx)
 }
 

@@ -41,6 +41,7 @@ func (in *Ingest) Handler() http.Handler {
 	mux.HandleFunc("POST /audit/{cluster}", func(w http.ResponseWriter, r *http.Request) { in.receive(w, r, in.fromAPIServer) })
 	mux.HandleFunc("POST /audit/{cluster}/proxy", func(w http.ResponseWriter, r *http.Request) { in.receive(w, r, in.fromProxy) })
 	mux.HandleFunc("POST /sessions/{cluster}", func(w http.ResponseWriter, r *http.Request) { in.receive(w, r, in.piece) })
+	mux.HandleFunc("GET /checkpoint/{cluster}", in.checkpoint)
 	mux.HandleFunc("GET /quarantine/{cluster}", in.listQuarantine)
 	mux.HandleFunc("POST /quarantine/{cluster}/{seq}", in.replayQuarantine)
 	return mux

@@ -35,6 +35,8 @@ const (
 	// maxPayload is the largest message that the embedded server takes: older
 	// versions stored messages of up to this size.
 	maxPayload = 64 << 20
+	// chainBytes are for the heads of some hundred clusters.
+	chainBytes = 1 << 30
 	// minPayload is what a remote server must take: a message has no more.
 	minPayload = 8 << 20
 	// ackWait is after how long without a word a message is handed out again.
@@ -130,7 +132,7 @@ func (s *stream) startServer(cfg JetStream) error {
 	s.server, err = server.NewServer(&server.Options{
 		ServerName: "tipstaff", DontListen: true, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: cfg.Dir, SyncAlways: true,
-		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: cfg.maxBytes() + quarantineBytes,
+		JetStreamMaxMemory: 64 << 20, JetStreamMaxStore: cfg.maxBytes() + quarantineBytes + chainBytes,
 		MaxPayload: maxPayload, MaxPending: 4 * maxPayload,
 	})
 	if err != nil {
@@ -172,6 +174,14 @@ func (s *stream) ensure(ctx context.Context, cfg JetStream) error {
 	})
 	if err != nil {
 		return fmt.Errorf("make the stream %s: %w", quarantineName, err)
+	}
+	_, err = s.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
+		Name: chainName, Description: "heads of the log that proves what was stored",
+		Subjects: []string{chainSubject + "*"}, Storage: jetstream.FileStorage, Replicas: replicas,
+		Retention: jetstream.LimitsPolicy, MaxMsgsPerSubject: maxHeads,
+	})
+	if err != nil {
+		return fmt.Errorf("make the stream %s: %w", chainName, err)
 	}
 	return nil
 }

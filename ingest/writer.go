@@ -35,6 +35,7 @@ type writer struct {
 	agents  *clusteragents.Config
 	log     *slog.Logger
 	metrics *metrics
+	chain   *chainer // nil where nothing is logged
 	conn    driver.Conn
 }
 
@@ -251,6 +252,9 @@ func (w *writer) insert(ctx context.Context, r rows) error {
 	err := schema.Insert(ctx, w.conn, r.events)
 	if err == nil {
 		err = schema.InsertSessions(ctx, w.conn, r.sessions, r.frames)
+	}
+	if err == nil && w.chain != nil {
+		err = w.chain.add(ctx, w.conn, r.events)
 	}
 	if err != nil {
 		w.metrics.failures.Inc()

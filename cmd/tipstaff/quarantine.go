@@ -69,7 +69,7 @@ again when the cause is mended.`,
 		}
 		var failed failures
 		for _, seq := range args {
-			if _, err := callReceiver(cmd, to, http.MethodPost, "/"+seq); err != nil {
+			if _, err := callReceiver(cmd, to, http.MethodPost, "quarantine", "/"+seq); err != nil {
 				failed = append(failed, fmt.Errorf("%s: %w", seq, err))
 				continue
 			}
@@ -88,7 +88,7 @@ again when the cause is mended.`,
 func quarantined(cmd *cobra.Command, to *ingest.Importer) ([]ingest.QuarantineEntry, error) {
 	all := []ingest.QuarantineEntry{}
 	for after := uint64(0); ; {
-		body, err := callReceiver(cmd, to, http.MethodGet, fmt.Sprint("?after=", after))
+		body, err := callReceiver(cmd, to, http.MethodGet, "quarantine", fmt.Sprint("?after=", after))
 		if err != nil {
 			return nil, err
 		}
@@ -103,9 +103,9 @@ func quarantined(cmd *cobra.Command, to *ingest.Importer) ([]ingest.QuarantineEn
 	}
 }
 
-// callReceiver asks for something beside the quarantine's own address.
-func callReceiver(cmd *cobra.Command, to *ingest.Importer, method, rest string) ([]byte, error) {
-	url := strings.Replace(to.URL, "/audit/", "/quarantine/", 1) + rest
+// callReceiver asks for what the receiver has of the cluster.
+func callReceiver(cmd *cobra.Command, to *ingest.Importer, method, what, rest string) ([]byte, error) {
+	url := strings.Replace(to.URL, "/audit/", "/"+what+"/", 1) + rest
 	req, err := http.NewRequestWithContext(cmd.Context(), method, url, nil)
 	if err != nil {
 		return nil, err

@@ -63,6 +63,7 @@ or what was to be checked couldn't be.`,
 		revokeCommand(o), revocationsCommand(o), grantCommand(o), grantsCommand(o),
 		authnCommand(o), manifestsCommand(o), runsCommand(o), queryCommand(o),
 		rulesCommand(o), conformanceCommand(o), ingestCommand(o), quarantineCommand(o),
+		verifyCommand(o),
 	)
 	addCompletion(root)
 	return root

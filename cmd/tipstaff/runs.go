@@ -17,11 +17,16 @@ const queryTimeout = time.Minute
 
 // withStore opens the ClickHouse to ask, checks its schema and hands it on.
 func (o *options) withStore(ctx context.Context, ask func(context.Context, driver.Conn) error) error {
+	return o.withStoreFor(ctx, queryTimeout, ask)
+}
+
+// withStoreFor is withStore for what may take longer.
+func (o *options) withStoreFor(ctx context.Context, atMost time.Duration, ask func(context.Context, driver.Conn) error) error {
 	cfg, err := o.store()
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, queryTimeout)
+	ctx, cancel := context.WithTimeout(ctx, atMost)
 	defer cancel()
 	conn, err := cfg.Open(ctx)
 	if err != nil {

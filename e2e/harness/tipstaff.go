@@ -3,8 +3,11 @@ package harness
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -32,7 +35,8 @@ const (
 	ScopedProfile = "scoped"
 )
 
-// makeSecrets writes the mask key and ClickHouse's password.
+// makeSecrets writes the mask key, the key of the audit log's heads and
+// ClickHouse's password.
 func (c *Cluster) makeSecrets() error {
 	b := make([]byte, 48)
 	_, _ = rand.Read(b) // never fails since Go 1.24
@@ -42,6 +46,17 @@ func (c *Cluster) makeSecrets() error {
 	if err := os.WriteFile(c.maskKeyFile(), b[:32], 0o600); err != nil {
 		return fmt.Errorf("write the mask key: %w", err)
 	}
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return fmt.Errorf("make the key of the audit log's heads: %w", err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return fmt.Errorf("make the key of the audit log's heads: %w", err)
+	}
+	if err := os.WriteFile(c.chainKeyFile(), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
+		return fmt.Errorf("write the key of the audit log's heads: %w", err)
+	}
 	if err := os.WriteFile(c.passwordFile(), []byte(password), 0o600); err != nil {
 		return fmt.Errorf("write ClickHouse's password: %w", err)
 	}
@@ -49,6 +64,11 @@ func (c *Cluster) makeSecrets() error {
 }
 
 func (c *Cluster) maskKeyFile() string  { return filepath.Join(c.Dir, "mask.key") }
+func (c *Cluster) chainKeyFile() string { return filepath.Join(c.Dir, "chain.key") }
+
+// CheckpointFile has the heads of the audit log.
+func (c *Cluster) CheckpointFile() string { return filepath.Join(c.Dir, "checkpoints.jsonl") }
+
 func (c *Cluster) passwordFile() string { return filepath.Join(c.Dir, "clickhouse.password") }
 
 // ConfigFile is tipstaff's config.
@@ -117,6 +137,9 @@ ingest:
   clusters: [%s, %s]
   jetStream:
     dir: %q
+  chain:
+    keyFile: %q
+    checkpointFile: %q
 clickhouse:
   url: %q
   username: %s
@@ -128,7 +151,7 @@ clickhouse:
 		a.authn, tls, c.ownIssuer(), c.otherIssuer(), ScopedProfile,
 		a.webhook, tls, inline, rules,
 		a.proxy, cert.cert, cert.key, more,
-		a.ingest, tls, clusterName, AloneName, filepath.Join(c.Dir, "jetstream"),
+		a.ingest, tls, clusterName, AloneName, filepath.Join(c.Dir, "jetstream"), c.chainKeyFile(), c.CheckpointFile(),
 		"http://"+a.clickhouse, clickhouseUser, c.passwordFile(), filepath.Join(c.Dir, "clickhouse"), lib)
 	if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
 		return fmt.Errorf("write tipstaff's config: %w", err)
