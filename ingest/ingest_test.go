@@ -212,7 +212,7 @@ func TestI6_RedeliveredIsThereOnce(t *testing.T) {
 	if err != nil || len(events) != eventsIn(t, "agent.json") {
 		t.Errorf("the timeline has %d requests, %v; want %d", len(events), err, eventsIn(t, "agent.json"))
 	}
-	runs, err := schema.Runs(t.Context(), conn, 10)
+	runs, err := schema.Runs(t.Context(), conn, schema.Which{Limit: 10})
 	if err != nil || len(runs) != 1 {
 		t.Fatalf("got %d runs, %v; want 1", len(runs), err)
 	}

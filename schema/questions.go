@@ -4,6 +4,7 @@ import (
 	"context"
 	_ "embed" // the questions
 	"fmt"
+	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2"
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
@@ -16,13 +17,25 @@ var (
 	timelineSQL string
 )
 
-// Runs gives the runs that acted last, at most limit of them.
-func Runs(ctx context.Context, conn driver.Conn, limit int) ([]Run, error) {
-	if limit < 1 {
+// Which says which runs are asked for.
+type Which struct {
+	// Agent is the user, or the token's subject; Owner the person. Empty is anybody.
+	Agent, Owner string
+	// Since leaves out the runs that have done nothing from then on.
+	Since time.Time
+	// Limit is how many at the most, at least 1.
+	Limit int
+}
+
+// Runs gives the runs that acted last.
+func Runs(ctx context.Context, conn driver.Conn, w Which) ([]Run, error) {
+	if w.Limit < 1 {
 		return nil, fmt.Errorf("list runs: the limit must be at least 1")
 	}
 	var runs []Run
-	if err := conn.Select(ctx, &runs, runsSQL, clickhouse.Named("limit", limit)); err != nil {
+	err := conn.Select(ctx, &runs, runsSQL, clickhouse.Named("agent", w.Agent), clickhouse.Named("owner", w.Owner),
+		clickhouse.Named("since", max(w.Since.UnixMicro(), 0)), clickhouse.Named("limit", w.Limit))
+	if err != nil {
 		return nil, fmt.Errorf("list runs: %w", err)
 	}
 	return runs, nil

@@ -140,14 +140,14 @@ func TestI6_AnEventWrittenTwiceIsThereOnceAndWhole(t *testing.T) {
 	if got, err := Timeline(ctx, conn, "a'\\\n\tb", ""); err != nil || len(got) != 0 {
 		t.Errorf("a run that isn't there: %d requests, %v", len(got), err)
 	}
-	runs, err := Runs(ctx, conn, 10)
+	runs, err := Runs(ctx, conn, Which{Limit: 10})
 	if err != nil || len(runs) != 3 {
 		t.Fatalf("got %d runs, %v; want 3", len(runs), err)
 	}
 	if r := runs[0]; r.Requests != 5 || r.Cluster != "demo" || r.Issuer != "platform" || r.Approved != 1 {
 		t.Errorf("got %+v", r)
 	}
-	if runs, err := Runs(ctx, conn, 1); err != nil || len(runs) != 1 {
+	if runs, err := Runs(ctx, conn, Which{Limit: 1}); err != nil || len(runs) != 1 {
 		t.Errorf("with limit 1: %d runs, %v", len(runs), err)
 	}
 }
@@ -181,13 +181,50 @@ func TestARequestThatTwoTellOfIsOne(t *testing.T) {
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("the timeline is %q, %v", got, err)
 	}
-	runs, err := Runs(ctx, conn, 10)
+	runs, err := Runs(ctx, conn, Which{Limit: 10})
 	if err != nil || len(runs) != 1 || runs[0].Requests != 3 {
 		t.Errorf("the runs are %+v, %v", runs, err)
 	}
 	n := 0
 	if err := Changes(ctx, conn, t0.Add(-time.Hour), t0.Add(time.Hour), "", func(time.Time) {}, func(*Event) error { n++; return nil }); err != nil || n != 3 {
 		t.Errorf("%d changes, %v", n, err)
+	}
+}
+
+func TestRunsOfOneAgentOwnerAndTime(t *testing.T) {
+	t.Parallel()
+	_, conn := migrated(t)
+	run := func(name, user, owner string, at time.Time) Event {
+		e := sample(name)
+		e.Run, e.RunKey, e.User, e.Owner, e.Received = name, name, user, owner, at
+		return e
+	}
+	if err := Insert(t.Context(), conn, []Event{
+		run("a", "agent:platform:bot", "ann", t0), run("b", "agent:platform:bot", "ben", t0.Add(time.Hour)), run("c", "agent:platform:robot", "ann", t0.Add(2*time.Hour)),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for name, row := range map[string]struct {
+		which Which
+		want  string
+	}{
+		"all":                    {Which{}, "cba"},
+		"a subject":              {Which{Agent: "bot"}, "ba"},
+		"a user":                 {Which{Agent: "agent:platform:robot"}, "c"},
+		"an owner":               {Which{Owner: "ann"}, "ca"},
+		"since":                  {Which{Since: t0.Add(time.Hour)}, "cb"},
+		"an agent, since":        {Which{Agent: "bot", Since: t0.Add(time.Minute)}, "b"},
+		"nobody's, with a quote": {Which{Owner: "o'neil"}, ""},
+	} {
+		row.which.Limit = 10
+		runs, err := Runs(t.Context(), conn, row.which)
+		got := ""
+		for _, r := range runs {
+			got += r.Run
+		}
+		if err != nil || got != row.want {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, row.want)
+		}
 	}
 }
 

@@ -3,12 +3,16 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
 	"github.com/spf13/cobra"
 
 	"github.com/tipstaff-dev/tipstaff/internal/recording"
+	"github.com/tipstaff-dev/tipstaff/mask"
 	"github.com/tipstaff-dev/tipstaff/schema"
 )
 
@@ -40,14 +44,21 @@ func (o *options) withStoreFor(ctx context.Context, atMost time.Duration, ask fu
 }
 
 func runsCommand(o *options) *cobra.Command {
-	var limit int
+	var which schema.Which
+	var since string
 	cmd := &cobra.Command{
 		Use:   "runs",
 		Short: "List the runs of agents, the newest first",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if since != "" {
+				var err error
+				if which.Since, err = schema.PastTime(since, time.Now()); err != nil {
+					return fmt.Errorf("--since %w", err)
+				}
+			}
 			return o.withStore(cmd.Context(), func(ctx context.Context, conn driver.Conn) error {
-				runs, err := schema.Runs(ctx, conn, limit)
+				runs, err := schema.Runs(ctx, conn, which)
 				if err != nil {
 					return err
 				}
@@ -58,8 +69,11 @@ func runsCommand(o *options) *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().IntVar(&limit, "limit", 50, "how many at the most")
-	cmd.AddCommand(runsShowCommand(o), runsSessionsCommand(o), runsSessionCommand(o))
+	cmd.Flags().IntVar(&which.Limit, "limit", 50, "how many at the most")
+	cmd.Flags().StringVar(&which.Agent, "agent", "", "only runs of this agent: its `user` (agent:<issuer>:<subject>) or the token's subject")
+	cmd.Flags().StringVar(&which.Owner, "owner", "", "only runs of this `person`'s agents")
+	cmd.Flags().StringVar(&since, "since", "", "only runs that acted since then: how long `ago`, such as 24h or 7d, or a time such as 2006-01-02T15:04:05Z")
+	cmd.AddCommand(runsShowCommand(o), runsExportCommand(o), runsSessionsCommand(o), runsSessionCommand(o))
 	return cmd
 }
 
@@ -87,6 +101,66 @@ func runsShowCommand(o *options) *cobra.Command {
 	}
 	cmd.Flags().StringVar(&issuer, "issuer", "", "only the run that this issuer names so")
 	return cmd
+}
+
+func runsExportCommand(o *options) *cobra.Command {
+	var issuer, cluster string
+	cmd := &cobra.Command{
+		Use:   "export RUN DIR",
+		Short: "Write what one run changed as a script and manifests that repeat it",
+		Long: `Write what one run changed into a new folder: run.sh, which has a kubectl command for
+each change in their order, and the manifests that it needs. Run against another cluster
+it makes the same changes there. What can't be repeated (sessions, bodies that the audit
+trail has not whole) is left out and says so; where a manifest holds marks instead of
+masked values, the script says so too.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			run, dir := args[0], args[1]
+			return o.withStore(cmd.Context(), func(ctx context.Context, conn driver.Conn) error {
+				events, err := schema.Timeline(ctx, conn, run, issuer)
+				if err != nil {
+					return err
+				}
+				if cluster != "" {
+					events = slices.DeleteFunc(events, func(e schema.Event) bool { return e.Cluster != cluster })
+				}
+				if len(events) == 0 {
+					return fmt.Errorf("no run %q in the audit trail: `tipstaff runs` lists those that are", run)
+				}
+				for i := range events {
+					if events[i].Cluster != events[0].Cluster || events[i].Issuer != events[0].Issuer {
+						return fmt.Errorf("several runs are called %q: say which with --issuer and --cluster", run)
+					}
+				}
+				x := schema.Export(run, events, mask.HasMark)
+				if err := writeExport(dir, x); err != nil {
+					return err
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "%d changes in %s, %d left out\n", x.Steps, filepath.Join(dir, "run.sh"), x.Left)
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&issuer, "issuer", "", "only the run that this issuer names so")
+	cmd.Flags().StringVar(&cluster, "cluster", "", "only the run on this cluster")
+	return cmd
+}
+
+// writeExport writes into a folder of its own: what is in another's stays as it is.
+func writeExport(dir string, x *schema.Exported) error {
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return fmt.Errorf("name a folder that isn't there yet: %w", err)
+	}
+	for _, f := range x.Files {
+		mode := os.FileMode(0o600)
+		if f.Script {
+			mode = 0o700
+		}
+		if err := os.WriteFile(filepath.Join(dir, f.Name), f.Data, mode); err != nil {
+			return fmt.Errorf("write the export: %w", err)
+		}
+	}
+	return nil
 }
 
 func runsSessionsCommand(o *options) *cobra.Command {

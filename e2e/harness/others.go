@@ -41,6 +41,15 @@ func (c *Cluster) StartOther(ctx context.Context, args ...string) (Kubeconfig, e
 	return c.startBare(ctx, "other", c.addr.other, args...)
 }
 
+// StartFresh starts an API server with nothing in it, called name. It ends with the run.
+func (c *Cluster) StartFresh(ctx context.Context, name string) (Kubeconfig, error) {
+	at, err := c.ports.take()
+	if err != nil {
+		return "", err
+	}
+	return c.startBare(ctx, name, at)
+}
+
 // startBare starts an API server that knows nothing of Tipstaff.
 func (c *Cluster) startBare(ctx context.Context, name, at string, args ...string) (Kubeconfig, error) {
 	host, port, err := net.SplitHostPort(at)

@@ -1,4 +1,5 @@
--- The runs of agents, the one that acted last first.
+-- The runs of agents, the one that acted last first; those of one agent (its user or
+-- the token's subject) or owner, where one is given, that acted since then.
 -- A request counts once, whatever stages of it were reported, and by whom: the
 -- audit id of a proxied one is the proxy's, any other's may be the client's.
 WITH (audit_id, if(proxied, toDateTime64(0, 6, 'UTC'), received)) AS request
@@ -19,8 +20,11 @@ SELECT
     uniqExactIf(approval, verdict = 'held')                AS held,
     uniqExactIf(approval, verdict = 'approved')            AS approved,
     uniqExactIf(request, verdict = 'denied')               AS denied
-FROM tipstaff.audit_events FINAL
+FROM tipstaff.audit_events AS e FINAL
 WHERE run_key != ''
+    AND ({agent:String} = '' OR e.user = {agent:String} OR endsWith(e.user, concat(':', {agent:String})))
+    AND ({owner:String} = '' OR e.owner = {owner:String})
 GROUP BY cluster, issuer, run, run_key
+HAVING last >= fromUnixTimestamp64Micro({since:Int64}, 'UTC')
 ORDER BY last DESC, cluster, issuer, run
 LIMIT {limit:UInt32}
