@@ -170,6 +170,5 @@ func (in *Ingest) open(ctx context.Context, cfg JetStream) (s *stream, err error
 // again calls do until it returns true or ctx ends, the later the oftener it was in vain.
 func again(ctx context.Context, do func(context.Context) bool) {
 	delays := wait.Backoff{Duration: 250 * time.Millisecond, Factor: 2, Steps: 10, Cap: maxBackoff}.DelayWithReset(clock.RealClock{}, 2*maxBackoff)
-	//nolint:errcheck // ctx's end, which whoever calls sees too
-	_ = delays.Until(ctx, true, true, func(ctx context.Context) (bool, error) { return do(ctx), nil })
+	_ = delays.Until(ctx, true, true, func(ctx context.Context) (bool, error) { return do(ctx), nil }) // ctx's end: whoever calls sees it too
 }

@@ -18,17 +18,23 @@ import (
 
 // Kinds of findings.
 const (
-	// Removed is a row that was stored and isn't there, Altered one that is there
-	// with other content, Inserted one that is in no batch.
-	Removed, Altered, Inserted = "removed", "altered", "inserted"
+	// Removed is a row that was stored and isn't there.
+	Removed = "removed"
+	// Altered is a row that is there with other content.
+	Altered = "altered"
+	// Inserted is a row that is in no batch.
+	Inserted = "inserted"
 	// BatchChanged is a batch whose rows are not those that it was signed with,
 	// where nothing says which of them.
 	BatchChanged = "batch-changed"
-	// LeafMissing and LeafAltered are of the log itself: from there on nothing of it
-	// is proven.
-	LeafMissing, LeafAltered = "leaf-missing", "leaf-altered"
-	// CutOff is a log that was longer than it is, Forked one that was another.
-	CutOff, Forked = "cut-off", "forked"
+	// LeafMissing is a leaf of the log that isn't there: from it on nothing is proven.
+	LeafMissing = "leaf-missing"
+	// LeafAltered is one that isn't what was signed: from it on nothing is proven.
+	LeafAltered = "leaf-altered"
+	// CutOff is a log that was longer than it is.
+	CutOff = "cut-off"
+	// Forked is a log that was another.
+	Forked = "forked"
 )
 
 // Finding is something that isn't as it was stored.
