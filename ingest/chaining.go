@@ -45,33 +45,42 @@ type knownHead struct {
 	seq uint64
 }
 
-// add logs events, which are in ClickHouse. Each cluster's are a batch. It may be
-// called again for the same events: their rows are then in two leaves.
-func (c *chainer) add(ctx context.Context, conn driver.Conn, events []schema.Event) error {
+// add logs events, which are in ClickHouse, and gives the clusters whose could not
+// be, with why. Each cluster's are a batch. It may be called again for the same
+// events: their rows are then in two leaves.
+func (c *chainer) add(ctx context.Context, conn driver.Conn, events []schema.Event) map[string]error {
 	clusters := map[string][]schema.Event{}
 	for _, e := range events {
 		clusters[e.Cluster] = append(clusters[e.Cluster], e)
 	}
+	bad := map[string]error{}
 	for cluster, own := range clusters {
-		batch, err := chain.NewBatch(cluster, own)
-		if err != nil {
-			return err
+		if err := c.addTo(ctx, conn, cluster, own); err != nil {
+			delete(c.heads, cluster) // loaded again, a leaf that ClickHouse misses is found
+			bad[cluster] = err
 		}
-		// What says which rows it has is there before the leaf is: a leaf without
-		// them would tell of rows that nobody can name.
-		if err := schema.InsertChainRows(ctx, conn, batch.Rows); err != nil {
-			return err
-		}
-		leaf, err := c.extend(ctx, conn, batch)
-		if err != nil {
-			return err
-		}
-		if err := schema.InsertChainBatches(ctx, conn, []schema.ChainBatch{*leaf}); err != nil {
-			delete(c.heads, cluster) // loaded again, the leaf is found missing
-			return err
-		}
-		c.keep(ctx, leaf)
 	}
+	return bad
+}
+
+func (c *chainer) addTo(ctx context.Context, conn driver.Conn, cluster string, events []schema.Event) error {
+	batch, err := chain.NewBatch(cluster, events)
+	if err != nil {
+		return err
+	}
+	// What says which rows it has is there before the leaf is: a leaf without
+	// them would tell of rows that nobody can name.
+	if err := schema.InsertChainRows(ctx, conn, batch.Rows); err != nil {
+		return err
+	}
+	leaf, err := c.extend(ctx, conn, batch)
+	if err != nil {
+		return err
+	}
+	if err := schema.InsertChainBatches(ctx, conn, []schema.ChainBatch{*leaf}); err != nil {
+		return err
+	}
+	c.keep(ctx, leaf)
 	return nil
 }
 

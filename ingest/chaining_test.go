@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/ClickHouse/clickhouse-go/v2/lib/driver"
+	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/tipstaff-dev/tipstaff/ingest/chain"
 )
@@ -155,5 +156,37 @@ func TestChainNeedsAKey(t *testing.T) {
 	}
 	if _, err := New(Config{Clusters: []string{"demo"}, Chain: &Chain{KeyFile: none}}, nil, masker(t), away{}, log); err == nil || !strings.Contains(err.Error(), "ingest.chain") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// A cluster whose log another key signed waits, says so, and holds up no other; with
+// that key named, what waited is written and logged.
+func TestAReplacedKeyHoldsUpOnlyItsLog(t *testing.T) {
+	t.Parallel()
+	store, _ := engine(t, t.TempDir(), "127.0.0.1:0")
+	conn := open(t, store)
+	dir := t.TempDir()
+	old, events := &Chain{KeyFile: keyFile(t)}, eventsIn(t, "agent.json")
+	in, stop := logging(t, JetStream{Dir: dir}, old, store)
+	mustPost(t, in, "demo", distinct(t, "agent.json", 0))
+	proven(t, in, conn, "demo", old.KeyFile, events)
+	stop()
+	next := &Chain{KeyFile: keyFile(t)}
+	in, stop = logging(t, JetStream{Dir: dir}, next, store)
+	mustPost(t, in, "demo", distinct(t, "agent.json", 1))
+	eventually(t, "it is counted", func() bool { return testutil.ToFloat64(in.metrics.chainFailures.WithLabelValues("demo")) > 0 })
+	mustPost(t, in, "other", distinct(t, "agent.json", 2))
+	eventually(t, "the other cluster's is written", func() bool { return backlog(t, in) == 1 })
+	stop()
+	next.FormerKeyFiles = []string{old.KeyFile}
+	in, _ = logging(t, JetStream{Dir: dir}, next, store)
+	eventually(t, "all is written", func() bool { return backlog(t, in) == 0 })
+	proven(t, in, conn, "other", next.KeyFile, events)
+	keys, err := chain.ReadPublicKeys(next.KeyFile, old.KeyFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := chain.Verify(t.Context(), conn, "demo", chain.Options{Keys: keys}); err != nil || len(r.Findings) > 0 || r.Rows != uint64(2*events) {
+		t.Errorf("%+v, %v", r, err)
 	}
 }

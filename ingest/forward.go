@@ -80,7 +80,8 @@ func (f *forwarder) next(ctx context.Context, c jetstream.Consumer) error {
 	}
 	if err := f.forward(ctx, msg); err != nil {
 		f.metrics.forwardFailures.Inc()
-		if err := msg.NakWithDelay(time.Second); err != nil {
+		// The later the oftener it came: one that is never taken holds up no other.
+		if err := msg.NakWithDelay(min(time.Second<<min(delivered(msg), 5), maxBackoff)); err != nil {
 			f.log.DebugContext(ctx, "message not given back, it comes again by itself", "error", err)
 		}
 		return err

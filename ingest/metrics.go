@@ -16,6 +16,7 @@ type metrics struct {
 	forwarded, forwardFailures prometheus.Counter
 	insertRows, insertSeconds  prometheus.Histogram
 	delay                      *prometheus.HistogramVec
+	chainFailures              *prometheus.CounterVec
 }
 
 func newMetrics() metrics {
@@ -35,6 +36,8 @@ func newMetrics() metrics {
 
 		forwarded:       prometheus.NewCounter(counter("forwarded_total", "Messages that went from the spool to the remote JetStream.")),
 		forwardFailures: prometheus.NewCounter(counter("forward_failures_total", "Tries of the spool's that the remote JetStream didn't take.")),
+
+		chainFailures: prometheus.NewCounterVec(counter("chain_failures_total", "Batches that the log which proves what is stored could not be extended by; they are tried again."), []string{"cluster"}),
 
 		insertRows:    prometheus.NewHistogram(histogram("insert_rows", "Rows of one insert into ClickHouse.", prometheus.ExponentialBuckets(1, 4, 9))),
 		insertSeconds: prometheus.NewHistogram(histogram("insert_duration_seconds", "How long an insert into ClickHouse took.", prometheus.ExponentialBuckets(0.005, 2, 14))),
@@ -56,6 +59,7 @@ func (m *metrics) fromZero(clusters []string) {
 		m.events.WithLabelValues(cluster, "stored")
 		m.events.WithLabelValues(cluster, "quarantined")
 		m.delay.WithLabelValues(cluster)
+		m.chainFailures.WithLabelValues(cluster)
 	}
 	m.outcomes.WithLabelValues("passed")
 	m.outcomes.WithLabelValues("dropped")
@@ -76,7 +80,7 @@ func (in *Ingest) Collectors() []prometheus.Collector {
 	m := &in.metrics
 	return []prometheus.Collector{
 		m.batches, m.events, m.outcomes, m.sessions, m.rows, m.failures, m.forwarded, m.forwardFailures,
-		m.insertRows, m.insertSeconds, m.delay, waiting{in},
+		m.insertRows, m.insertSeconds, m.delay, m.chainFailures, waiting{in},
 	}
 }
 

@@ -38,6 +38,7 @@ func TestWhatIsAlertedOnIsThereAtZero(t *testing.T) {
 		"tipstaff_ingest_batches_total demo stored 0",
 		"tipstaff_ingest_batches_total demo too_large 0",
 		"tipstaff_ingest_batches_total demo unavailable 0",
+		"tipstaff_ingest_chain_failures_total demo 0",
 		"tipstaff_ingest_delay_seconds demo 0",
 		"tipstaff_ingest_events_total demo quarantined 0",
 		"tipstaff_ingest_events_total demo stored 0",

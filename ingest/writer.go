@@ -213,9 +213,7 @@ func (w *writer) write(ctx context.Context, batch []delivery) error {
 	}
 	err := w.insert(ctx, all)
 	if err == nil {
-		for _, d := range batch {
-			w.ack(ctx, d.msg)
-		}
+		w.finish(ctx, batch, all.events)
 		return nil
 	}
 	if !errors.As(err, new(*clickhouse.Exception)) || len(batch) == 1 {
@@ -228,7 +226,7 @@ func (w *writer) write(ctx context.Context, batch []delivery) error {
 			refused, err = append(refused, d), one
 			continue
 		}
-		w.ack(ctx, d.msg)
+		w.finish(ctx, []delivery{d}, d.events)
 	}
 	if len(refused) == len(batch) {
 		w.putBack(ctx, refused) // ClickHouse's trouble, not theirs
@@ -253,15 +251,34 @@ func (w *writer) insert(ctx context.Context, r rows) error {
 	if err == nil {
 		err = schema.InsertSessions(ctx, w.conn, r.sessions, r.frames)
 	}
-	if err == nil && w.chain != nil {
-		err = w.chain.add(ctx, w.conn, r.events)
-	}
 	if err != nil {
 		w.metrics.failures.Inc()
 		return err
 	}
 	w.metrics.inserted(r.events, r.count(), time.Since(began), time.Now())
 	return nil
+}
+
+// finish logs what is inserted and acknowledges it. Events of a cluster whose log
+// can't be extended come again; they hold up no other's.
+func (w *writer) finish(ctx context.Context, batch []delivery, events []schema.Event) {
+	bad := map[string]error{}
+	if w.chain != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), insertTimeout)
+		defer cancel()
+		bad = w.chain.add(ctx, w.conn, events)
+	}
+	for cluster, err := range bad {
+		w.metrics.chainFailures.WithLabelValues(cluster).Inc()
+		w.log.ErrorContext(ctx, "the log that proves what is stored can't be extended: its events wait in the stream", "cluster", cluster, "error", err)
+	}
+	for _, d := range batch {
+		if bad[d.msg.Headers().Get(headerCluster)] != nil && len(d.events) > 0 {
+			w.putBack(ctx, []delivery{d})
+			continue
+		}
+		w.ack(ctx, d.msg)
+	}
 }
 
 // ack waits until JetStream has taken note. One that fails costs a
