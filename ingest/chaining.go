@@ -141,7 +141,7 @@ func (c *chainer) load(ctx context.Context, conn driver.Conn, cluster string) (k
 
 func (c *chainer) fromStore(ctx context.Context, conn driver.Conn, cluster string) (knownHead, error) {
 	var leaves []schema.ChainBatch
-	if err := conn.Select(ctx, &leaves, `SELECT cluster, leaf, batch, rows, first, last, stored, root, checkpoint FROM tipstaff.chain_batches FINAL WHERE cluster = ? ORDER BY leaf`, cluster); err != nil {
+	if err := conn.Select(ctx, &leaves, `SELECT cluster, leaf, batch, rows, first, last, stored, root, listed, checkpoint FROM tipstaff.chain_batches FINAL WHERE cluster = ? ORDER BY leaf`, cluster); err != nil {
 		return knownHead{}, fmt.Errorf("read the log of cluster %s: %w", cluster, err)
 	}
 	head, err := chain.Rebuild(leaves, c.key.Keys)

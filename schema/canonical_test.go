@@ -94,3 +94,20 @@ func TestCanonicalOutlastsTheStore(t *testing.T) {
 		}
 	}
 }
+
+// What is told of a row tells every part of its key, and its hash.
+func TestChainRowsHaveTheirWholeKey(t *testing.T) {
+	t.Parallel()
+	whole := ChainRow{"c", "k", time.UnixMicro(1), "a", "s", time.UnixMicro(2), "p", 3, 4, 5}
+	seen := map[string]string{string(whole.AppendCanonical(nil)): "the whole"}
+	for i := range reflect.TypeFor[ChainRow]().NumField() {
+		name := reflect.TypeFor[ChainRow]().Field(i).Name
+		r := whole
+		reflect.ValueOf(&r).Elem().Field(i).SetZero()
+		key := string(r.AppendCanonical(nil))
+		if other, same := seen[key]; same != (name == "Batch" || name == "Place") {
+			t.Errorf("without %s it has the bytes of %s", name, other)
+		}
+		seen[key] = name
+	}
+}

@@ -20,6 +20,8 @@ type ChainBatch struct {
 	Stored time.Time `json:"stored" ch:"stored"`
 	// Root is the Merkle root of its rows, base64.
 	Root string `json:"root" ch:"root"`
+	// Listed is the Merkle root of the batch's ChainRows, base64.
+	Listed string `json:"listed" ch:"listed"`
 	// Checkpoint is the log's signed head with this leaf as its last.
 	Checkpoint string `json:"checkpoint" ch:"checkpoint"`
 }
@@ -57,6 +59,21 @@ func (r *ChainRow) Key() RowKey {
 	return RowKey{r.RunKey, r.AuditID, r.Stage, r.Source, r.Received.UnixMicro(), r.StageTime.UnixMicro()}
 }
 
+// AppendCanonical appends r as bytes that are the same for the same row, whoever reads
+// it, and other bytes for any other. Its batch and place are not in them.
+func (r *ChainRow) AppendCanonical(b []byte) []byte {
+	c := canonical{b}
+	c.text("cluster", r.Cluster)
+	c.text("run_key", r.RunKey)
+	c.time("received", r.Received)
+	c.text("audit_id", r.AuditID)
+	c.text("stage", r.Stage)
+	c.time("stage_time", r.StageTime)
+	c.text("source", r.Source)
+	c.number("hash", int64(r.Hash)) //nolint:gosec // its bits are what counts
+	return c.b
+}
+
 // InsertChainRows writes rows as one block. Writing them again is harmless.
 func InsertChainRows(ctx context.Context, conn driver.Conn, rows []ChainRow) error {
 	return insert(ctx, conn, `INSERT INTO tipstaff.chain_rows (cluster, run_key, received, audit_id, stage, stage_time, source, batch, place, hash)`, "rows of the log", rows)
@@ -64,7 +81,7 @@ func InsertChainRows(ctx context.Context, conn driver.Conn, rows []ChainRow) err
 
 // InsertChainBatches writes leaves of the log as one block. Writing them again is harmless.
 func InsertChainBatches(ctx context.Context, conn driver.Conn, batches []ChainBatch) error {
-	return insert(ctx, conn, `INSERT INTO tipstaff.chain_batches (cluster, leaf, batch, rows, first, last, stored, root, checkpoint)`, "leaves of the log", batches)
+	return insert(ctx, conn, `INSERT INTO tipstaff.chain_batches (cluster, leaf, batch, rows, first, last, stored, root, listed, checkpoint)`, "leaves of the log", batches)
 }
 
 // Clusters are those that have a row or a log.

@@ -19,9 +19,10 @@ var trees = &compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
 // Batch is what one insert stored of one cluster.
 type Batch struct {
 	Cluster string
-	// Rows are its rows' places and hashes, Root their tree's root.
-	Rows []schema.ChainRow
-	Root []byte
+	// Rows are its rows' places and hashes, Root is the root of the rows' tree, Listed
+	// that of the tree of Rows.
+	Rows         []schema.ChainRow
+	Root, Listed []byte
 	// First and Last are the times of its rows.
 	First, Last time.Time
 }
@@ -34,7 +35,7 @@ func NewBatch(cluster string, events []schema.Event) (*Batch, error) {
 		last[events[i].Key()] = i
 	}
 	b := &Batch{Cluster: cluster, Rows: make([]schema.ChainRow, 0, len(last))}
-	tree := trees.NewEmptyRange(0)
+	tree, list := trees.NewEmptyRange(0), trees.NewEmptyRange(0)
 	var canonical []byte
 	for i := range events {
 		e := &events[i]
@@ -52,20 +53,33 @@ func NewBatch(cluster string, events []schema.Event) (*Batch, error) {
 		if e.Received.After(b.Last) {
 			b.Last = e.Received
 		}
-		b.Rows = append(b.Rows, schema.ChainRow{
+		row := schema.ChainRow{
 			Cluster: cluster, RunKey: e.RunKey, Received: e.Received, AuditID: e.AuditID, Stage: e.Stage, StageTime: e.StageTime, Source: e.Source,
 			Place: uint32(len(b.Rows)), Hash: short(hash), //nolint:gosec // an insert has no 4 billion rows
-		})
+		}
+		if err := list.Append(listed(&row), nil); err != nil {
+			return nil, fmt.Errorf("batch of cluster %s: %w", cluster, err)
+		}
+		b.Rows = append(b.Rows, row)
+	}
+	if len(b.Rows) == 0 {
+		return nil, errors.New("a batch needs a row")
 	}
 	var err error
-	if b.Root, err = tree.GetRootHash(nil); err != nil || len(b.Rows) == 0 {
-		return nil, errors.Join(errors.New("a batch needs a row"), err)
+	if b.Root, err = tree.GetRootHash(nil); err != nil {
+		return nil, fmt.Errorf("batch of cluster %s: %w", cluster, err)
+	}
+	if b.Listed, err = list.GetRootHash(nil); err != nil {
+		return nil, fmt.Errorf("batch of cluster %s: %w", cluster, err)
 	}
 	for i := range b.Rows {
 		b.Rows[i].Batch = short(b.Root)
 	}
 	return b, nil
 }
+
+// listed is the leaf of what is told of a row.
+func listed(r *schema.ChainRow) []byte { return rfc6962.DefaultHasher.HashLeaf(r.AppendCanonical(nil)) }
 
 // short is the beginning of a hash.
 func short(hash []byte) uint64 { return binary.BigEndian.Uint64(hash) }
@@ -103,7 +117,8 @@ func Extend(h *Head, b *Batch, stored time.Time, key *Key) (*Head, error) {
 	}
 	next := &Head{Last: schema.ChainBatch{
 		Cluster: b.Cluster, Leaf: h.size(), Batch: short(b.Root), Rows: uint32(len(b.Rows)), //nolint:gosec // as above
-		First: micro(b.First), Last: micro(b.Last), Stored: micro(stored), Root: base64.StdEncoding.EncodeToString(b.Root),
+		First: micro(b.First), Last: micro(b.Last), Stored: micro(stored),
+		Root: base64.StdEncoding.EncodeToString(b.Root), Listed: base64.StdEncoding.EncodeToString(b.Listed),
 	}}
 	if err := tree.Append(leafHash(&next.Last), nil); err != nil {
 		return nil, fmt.Errorf("extend the log: %w", err)
@@ -122,8 +137,8 @@ func micro(t time.Time) time.Time { return time.UnixMicro(t.UnixMicro()).UTC() }
 
 // leafHash is the leaf of a batch: of all that is told of it but what is derived.
 func leafHash(b *schema.ChainBatch) []byte {
-	return rfc6962.DefaultHasher.HashLeaf(fmt.Appendf(nil, "tipstaff.dev/batch/v1\n%s\n%d\n%d\n%d\n%d\n%d\n%s\n",
-		b.Cluster, b.Leaf, b.Rows, b.First.UnixMicro(), b.Last.UnixMicro(), b.Stored.UnixMicro(), b.Root))
+	return rfc6962.DefaultHasher.HashLeaf(fmt.Appendf(nil, "tipstaff.dev/batch/v1\n%s\n%d\n%d\n%d\n%d\n%d\n%s\n%s\n",
+		b.Cluster, b.Leaf, b.Rows, b.First.UnixMicro(), b.Last.UnixMicro(), b.Stored.UnixMicro(), b.Root, b.Listed))
 }
 
 // Rebuild gives the head of a log from all of its leaves, in their order.

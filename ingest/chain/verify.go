@@ -125,16 +125,55 @@ type open struct {
 	schema.ChainBatch
 	// wanted says that all of its rows will be seen.
 	wanted bool
-	// hashes are those of the rows that agree, by place; seen is how many, told how
-	// many places there is a finding for.
-	hashes     [][]byte
-	seen, told uint32
-	replaced   bool
+	// list are the hashes of what chain_rows say of its rows, rows those of the rows
+	// that agree with it.
+	list, rows hashes
+	// listChanged says that there is a finding about the list.
+	listChanged bool
+}
+
+// hashes are a tree's leaves by their place, of which seen are known.
+type hashes struct {
+	leaves [][]byte
+	seen   uint32
+}
+
+// set notes a leaf. It reports whether there was one at that place before, and whether
+// it was the last one wanted.
+func (h *hashes) set(place, of uint32, leaf []byte) (twice, whole bool) {
+	if h.seen == of {
+		return true, false
+	}
+	if h.leaves == nil {
+		h.leaves = make([][]byte, of)
+	}
+	if h.leaves[place] != nil {
+		return true, false
+	}
+	h.leaves[place] = leaf
+	h.seen++
+	return false, h.seen == of
+}
+
+// root is that of the whole tree, base64. The leaves are let go.
+func (h *hashes) root() string {
+	tree := trees.NewEmptyRange(0)
+	for _, leaf := range h.leaves {
+		if err := tree.Append(leaf, nil); err != nil { // not of leaves in their order
+			return err.Error()
+		}
+	}
+	h.leaves = nil
+	root, err := tree.GetRootHash(nil)
+	if err != nil {
+		return err.Error()
+	}
+	return base64.StdEncoding.EncodeToString(root)
 }
 
 // log reads the leaves and compares them with the checkpoints.
 func (v *verifier) log(ctx context.Context) error {
-	rows, err := v.conn.Query(ctx, `SELECT cluster, leaf, batch, rows, first, last, stored, root, checkpoint FROM tipstaff.chain_batches FINAL WHERE cluster = ? ORDER BY leaf`, v.cluster)
+	rows, err := v.conn.Query(ctx, `SELECT cluster, leaf, batch, rows, first, last, stored, root, listed, checkpoint FROM tipstaff.chain_batches FINAL WHERE cluster = ? ORDER BY leaf`, v.cluster)
 	if err != nil {
 		return fmt.Errorf("read the log of cluster %s: %w", v.cluster, err)
 	}
@@ -365,8 +404,17 @@ func (v *verifier) places(ctx context.Context, sql string, args ...any) (map[sch
 			return nil, fmt.Errorf("read what the batches say: %w", err)
 		}
 		// One that is of no leaf was never signed: its insert was cut off.
-		if b := v.batches[r.Batch]; b != nil && r.Place < b.Rows {
-			places[r.Key()] = append(places[r.Key()], place{b, r.Place, r.Hash})
+		b := v.batches[r.Batch]
+		if b == nil || r.Place >= b.Rows {
+			continue
+		}
+		places[r.Key()] = append(places[r.Key()], place{b, r.Place, r.Hash})
+		if !b.wanted || b.listChanged {
+			continue
+		}
+		if twice, whole := b.list.set(r.Place, b.Rows, listed(&r)); twice || whole && b.list.root() != b.Listed {
+			b.listChanged = true
+			v.batch(b, BatchChanged, "what tipstaff.chain_rows says of its rows is not what was signed")
 		}
 	}
 	if err := rows.Err(); err != nil {
@@ -400,13 +448,10 @@ func (v *verifier) row(e *schema.Event, hash []byte, places []place) {
 	for _, p := range places {
 		switch {
 		case p.hash != short(hash):
-			p.batch.told++
-			p.batch.replaced = true
 			v.report.Replaced++
-		case p.batch.wanted:
-			p.batch.agree(p.place, hash)
-			if p.batch.seen == p.batch.Rows {
-				v.close(p.batch)
+		case p.batch.wanted && !p.batch.listChanged:
+			if _, whole := p.batch.rows.set(p.place, p.batch.Rows, hash); whole && p.batch.rows.root() != p.batch.Root {
+				v.batch(p.batch, BatchChanged, "its rows are not what was signed, though each begins with the same hash")
 			}
 		}
 	}
@@ -415,43 +460,14 @@ func (v *verifier) row(e *schema.Event, hash []byte, places []place) {
 // asked reports whether a run's rows are asked for.
 func (v *verifier) asked(runKey string) bool { return v.o.RunKey == "" || v.o.RunKey == runKey }
 
-// agree notes the hash of the row at a place.
-func (b *open) agree(place uint32, hash []byte) {
-	if b.hashes == nil {
-		b.hashes = make([][]byte, b.Rows)
-	}
-	if b.hashes[place] == nil {
-		b.hashes[place] = hash
-		b.seen++
-	}
-}
-
-// close compares a batch, all of whose rows agree with what it says of them, with
-// what was signed.
-func (v *verifier) close(b *open) {
-	tree := trees.NewEmptyRange(0)
-	var root []byte
-	var err error
-	for _, hash := range b.hashes {
-		if err = tree.Append(hash, nil); err != nil {
-			break
-		}
-	}
-	if err == nil {
-		root, err = tree.GetRootHash(nil)
-	}
-	if err != nil || base64.StdEncoding.EncodeToString(root) != b.Root {
-		v.report.add(Finding{Kind: BatchChanged, Leaf: &b.Leaf, Time: &b.Stored, Detail: fmt.Sprintf(
-			"its %d rows, from %s to %s, agree with tipstaff.chain_rows but not with what was signed: both were changed", b.Rows, b.First.Format(time.RFC3339Nano), b.Last.Format(time.RFC3339Nano))})
-	}
-	b.hashes = nil
+// batch notes a finding about a whole batch.
+func (v *verifier) batch(b *open, kind, detail string) {
+	v.report.add(Finding{Kind: kind, Leaf: &b.Leaf, Time: &b.Stored, Detail: fmt.Sprintf(
+		"%s; it has %d rows from %s to %s", detail, b.Rows, b.First.UTC().Format(time.RFC3339Nano), b.Last.UTC().Format(time.RFC3339Nano))})
 }
 
 // tell notes a finding about a row that is in batches.
 func (v *verifier) tell(kind string, key schema.RowKey, places []place, detail string) {
-	for _, p := range places {
-		p.batch.told++
-	}
 	if !v.asked(key.RunKey) {
 		return
 	}
@@ -460,12 +476,11 @@ func (v *verifier) tell(kind string, key schema.RowKey, places []place, detail s
 	v.report.add(Finding{Kind: kind, Leaf: &last.batch.Leaf, Time: &at, RunKey: key.RunKey, AuditID: key.AuditID, Stage: key.Stage, Detail: detail})
 }
 
-// incomplete names the batches of which rows are missing that nothing tells of.
+// incomplete names the batches of which chain_rows don't tell every row.
 func (v *verifier) incomplete() {
 	for _, b := range v.batches {
-		if missing := int64(b.Rows) - int64(b.seen) - int64(b.told); b.wanted && missing > 0 {
-			v.report.add(Finding{Kind: Removed, Leaf: &b.Leaf, Time: &b.Stored, Detail: fmt.Sprintf(
-				"%d rows between %s and %s are not there any more, and neither is what tipstaff.chain_rows said of them", missing, b.First.Format(time.RFC3339Nano), b.Last.Format(time.RFC3339Nano))})
+		if missing := b.Rows - b.list.seen; b.wanted && !b.listChanged && missing > 0 {
+			v.batch(b, Removed, fmt.Sprintf("what tipstaff.chain_rows said of %d of its rows is not there any more, so nothing tells whether they are", missing))
 		}
 	}
 	slices.SortStableFunc(v.report.Findings, func(a, b Finding) int {

@@ -211,6 +211,32 @@ func TestEveryChangeIsNamed(t *testing.T) {
 				t.Fatal(err)
 			}
 		}, want: []string{"batch-changed 2"}, wantOfA: []string{"batch-changed 2"}},
+		{name: "a removed row is made to look replaced", sql: []string{
+			`ALTER TABLE tipstaff.audit_events DELETE WHERE cluster = '$' AND audit_id = '1-4'`,
+			`INSERT INTO tipstaff.chain_rows SELECT c.cluster, c.run_key, c.received, c.audit_id, c.stage, c.stage_time, c.source,
+				(SELECT any(batch) FROM tipstaff.chain_rows WHERE cluster = '$' AND audit_id = '1-4') AS batch, 4 AS place, 7 AS hash
+				FROM tipstaff.chain_rows AS c WHERE c.cluster = '$' AND c.audit_id = '2-0'`,
+			`ALTER TABLE tipstaff.chain_rows DELETE WHERE cluster = '$' AND audit_id = '1-4'`,
+		}, want: []string{"batch-changed 1"}},
+		{name: "a forged row is given a place in a batch", forge: func(t *testing.T, cluster string) {
+			e := events(cluster, 2)[:1]
+			e[0].AuditID = "forged"
+			b, err := NewBatch(cluster, e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			right, err := NewBatch(cluster, events(cluster, 2))
+			if err != nil {
+				t.Fatal(err)
+			}
+			b.Rows[0].Batch = right.Rows[0].Batch
+			if err := schema.Insert(t.Context(), conn, e); err != nil {
+				t.Fatal(err)
+			}
+			if err := schema.InsertChainRows(t.Context(), conn, b.Rows); err != nil {
+				t.Fatal(err)
+			}
+		}, want: []string{"batch-changed 2"}, wantOfA: []string{"batch-changed 2"}},
 		{name: "a leaf is removed", sql: []string{`ALTER TABLE tipstaff.chain_batches DELETE WHERE cluster = '$' AND leaf = 1`},
 			want: []string{"leaf-missing 1", "inserted 1-0", "inserted 1-1", "inserted 1-2", "inserted 1-3", "inserted 1-4", "inserted 1-5"}},
 		{name: "a leaf is altered", sql: []string{`ALTER TABLE tipstaff.chain_batches UPDATE rows = 5 WHERE cluster = '$' AND leaf = 1`}, want: []string{"leaf-altered 1", "batch-changed 1", "inserted 1-5"}},
@@ -240,7 +266,10 @@ func TestEveryChangeIsNamed(t *testing.T) {
 				}
 			}
 			for _, sql := range row.sql {
-				if err := conn.Exec(t.Context(), strings.ReplaceAll(sql, "$", cluster)+" SETTINGS mutations_sync = 2"); err != nil {
+				if strings.HasPrefix(sql, "ALTER") {
+					sql += " SETTINGS mutations_sync = 2"
+				}
+				if err := conn.Exec(t.Context(), strings.ReplaceAll(sql, "$", cluster)); err != nil {
 					t.Fatal(err)
 				}
 			}

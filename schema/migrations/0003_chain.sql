@@ -14,6 +14,8 @@ CREATE TABLE IF NOT EXISTS tipstaff.chain_batches
     stored     DateTime64(6, 'UTC') CODEC(DoubleDelta, ZSTD(1)),
     -- root is the Merkle root of its rows (RFC 6962), base64.
     root       String CODEC(ZSTD(1)),
+    -- listed is that of what chain_rows say of them.
+    listed     String CODEC(ZSTD(1)),
     -- checkpoint is the signed head of the log with this leaf as its last
     -- (c2sp.org/tlog-checkpoint).
     checkpoint String CODEC(ZSTD(1))
