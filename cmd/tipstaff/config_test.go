@@ -1,6 +1,10 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -22,7 +26,7 @@ func files(t *testing.T) string {
 	}
 	for name, data := range map[string][]byte{
 		"tls.crt": crt, "tls.key": key, "apiserver-ca.crt": crt,
-		"mask.key": make([]byte, 32), "clickhouse.password": []byte("secret"),
+		"mask.key": make([]byte, 32), "clickhouse.password": []byte("secret"), "chain.key": chainKey(t),
 		"kubeconfig": []byte("apiVersion: v1\nkind: Config\nclusters: [{name: c, cluster: {server: 'https://127.0.0.1:1'}}]\ncontexts: [{name: c, context: {cluster: c}}]\ncurrent-context: c\n"),
 	} {
 		if err := os.WriteFile(filepath.Join(dir, name), data, 0o600); err != nil {
@@ -132,6 +136,20 @@ func TestI10_EveryFaultIsToldAtItsLineAndNothingStarts(t *testing.T) {
 	if code := run(t.Context(), []string{"serve", "--config", file}); code != exitConfig {
 		t.Errorf("exit code %d, want %d", code, exitConfig)
 	}
+}
+
+// chainKey is a private Ed25519 key, PEM.
+func chainKey(t *testing.T) []byte {
+	t.Helper()
+	_, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
 }
 
 func atoi(s string) int {
